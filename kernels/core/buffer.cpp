@@ -1,0 +1,95 @@
+#include "kernels/core/buffer.h"
+
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#ifdef BOREAS_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+namespace boreas {
+
+namespace {
+
+// Bookkeeping only: no result depends on it.
+struct Ledger {
+  std::mutex mutex;
+  std::map<std::string, int64_t> bytes_of;
+  void add(const std::string& label, int64_t bytes) {
+    const std::lock_guard lock(mutex);
+    bytes_of[label] += bytes;
+  }
+};
+Ledger& ledger() {
+  static Ledger* const instance = new Ledger;  // never destroyed: buffers of static lifetime may outlive it otherwise
+  return *instance;
+}
+
+detail::MemoryKind memory_kind(Device device, Buffer::Kind kind) {
+  if (!device.is_cuda() || kind == Buffer::Kind::host) return detail::MemoryKind::host;
+  return kind == Buffer::Kind::pinned ? detail::MemoryKind::pinned : detail::MemoryKind::device;
+}
+
+}  // namespace
+
+Buffer::Buffer(Device device, Kind kind, int64_t bytes, std::string label)
+    : device_(device), kind_(kind), bytes_(bytes), label_(std::move(label)) {
+  BOREAS_CHECK(bytes >= 0, invalid_argument, "buffer '{}' of {} bytes", label_, bytes);
+  data_ = detail::allocate(device, memory_kind(device, kind), bytes);
+  ledger().add(label_, bytes_);
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : device_(other.device_),
+      kind_(other.kind_),
+      bytes_(std::exchange(other.bytes_, 0)),
+      data_(std::exchange(other.data_, nullptr)),
+      label_(std::move(other.label_)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  if (this != &other) {
+    this->~Buffer();
+    new (this) Buffer(std::move(other));
+  }
+  return *this;
+}
+
+Buffer::~Buffer() {
+  if (!data_) return;
+  detail::release(device_, memory_kind(device_, kind_), data_);
+  ledger().add(label_, -bytes_);
+}
+
+void Buffer::zero() const {
+  if (bytes_ == 0) return;
+  if (memory_kind(device_, kind_) != detail::MemoryKind::device) {
+    std::memset(data_, 0, bytes_);
+    return;
+  }
+#ifdef BOREAS_WITH_CUDA
+  cudaSetDevice(device_.index);
+  BOREAS_CHECK(cudaMemset(data_, 0, bytes_) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess, device,
+               "zeroing buffer '{}' failed", label_);
+#endif
+}
+
+Tensor Buffer::tensor(DType dtype, Shape shape, int64_t offset) const {
+  const int64_t wanted = shape.size() * size_of(dtype);
+  BOREAS_CHECK(offset >= 0 && offset + wanted <= bytes_, shape, "{} {} at byte {} is outside buffer '{}' of {} bytes",
+               to_string(dtype), to_string(shape), offset, label_, bytes_);
+  const Device where = memory_kind(device_, kind_) == detail::MemoryKind::device ? device_ : Device::cpu();
+  return Tensor(static_cast<char*>(data_) + offset, dtype, shape, where);
+}
+
+int64_t live_bytes(const std::string& label) {
+  Ledger& book = ledger();
+  const std::lock_guard lock(book.mutex);
+  if (!label.empty()) return book.bytes_of.contains(label) ? book.bytes_of.at(label) : 0;
+  int64_t total = 0;
+  for (const auto& [_, bytes] : book.bytes_of) total += bytes;
+  return total;
+}
+
+}  // namespace boreas
