@@ -4,7 +4,7 @@
 set(BOREAS_MAY_NEED_core "")
 set(BOREAS_MAY_NEED_kernels core)
 set(BOREAS_MAY_NEED_comm core kernels)
-set(BOREAS_MAY_NEED_io core)
+set(BOREAS_MAY_NEED_io core kernels)  # of the kernels, only the plain kernels/graph/graph_data.h
 set(BOREAS_MAY_NEED_models core kernels comm)
 set(BOREAS_MAY_NEED_engine core kernels comm io models)
 

@@ -1,0 +1,51 @@
+// GraphData: the node and edge sets of one model grid as plain arrays. models/mesh makes it, io stores it, the model
+// builds its Graph objects from it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace boreas {
+
+/// A set of points on the sphere.
+struct NodeSet {
+  std::string name;
+  std::vector<double> latitudes, longitudes;              ///< radians
+  std::map<std::string, std::vector<double>> attributes;  ///< one value for each node, such as `area_weight`
+
+  int64_t size() const { return int64_t(latitudes.size()); }
+};
+
+/// Directed edges `src_of[m]` -> `dst_of[m]` from one node set to another, sorted by destination, then source.
+struct EdgeSet {
+  std::string src, dst;                      ///< names of the node sets
+  std::vector<int32_t> src_of, dst_of;       ///< [M]
+  std::vector<std::string> attribute_names;  ///< in column order
+  std::vector<int> attribute_widths;         ///< columns of each attribute
+  std::vector<double> attributes;            ///< [M, attribute_width()], row-major, normalised
+
+  int64_t size() const { return int64_t(src_of.size()); }
+  int attribute_width() const;
+};
+
+struct GraphData {
+  std::vector<NodeSet> nodes;
+  std::vector<EdgeSet> edges;
+
+  const NodeSet& node_set(std::string_view name) const;                         ///< throws config, lists the names
+  const EdgeSet& edge_set(std::string_view src, std::string_view dst) const;    ///< throws config, lists the names
+  const EdgeSet* find_edges(std::string_view src, std::string_view dst) const;  ///< null if there are none
+
+  /// Content hash, 16 hexadecimal digits: equal names, coordinates, edges and attributes give equal hashes on every run
+  /// and machine. Guards against mix-ups, not against forgery.
+  std::string hash() const;
+
+  /// Throws corrupt_data naming the first inconsistency: sizes that disagree, an unknown node set, a node number out of
+  /// range, edges not sorted by destination, a value that is not finite.
+  void validate() const;
+};
+
+}  // namespace boreas
