@@ -1,0 +1,96 @@
+// Attention of the destinations of a graph over their incoming edges.
+#pragma once
+
+#include "kernels/core/op.h"
+#include "kernels/graph/graph.h"
+
+namespace boreas {
+
+/// Graph attention with edge attributes, forward. For every destination i and head h, over the edges m = (j -> i):
+///
+///   e_m   = W_h a_m + b_h                                  (edge attributes enter keys and values)
+///   s_m   = scale * q_i . (k_j + e_m),    alpha = softmax over the edges that end in i
+///   o_i   = sum_m alpha_m (v_j + e_m)                      (exactly 0 where no edge ends)
+///
+/// computed without ever forming e, the array of edges x channels, from
+///
+///   s_m - const_i = scale * (q_i . k_j + (W_h^T q_i) . a_m),   o_i = sum_m alpha_m v_j + W_h (sum_m alpha_m a_m) + b_h
+///
+/// where const_i = scale * q_i . b_h does not depend on the edge and cancels in the softmax.
+///
+/// Shapes   q, o: [N_dst, H*D]   k, v: [N_src, H*D]   edge_attributes: [M, A], in the graph's edge order
+///          w_edge: [H*D, A]   b_edge: [H*D], may be empty   stats: [N_dst, H]; channel index = head * D + c
+/// Types    f64 | f32, equal; stats in the accumulator type
+/// Saves    stats: log sum_m exp(s_m - const_i), 0 where no edge ends
+/// Alias    none.        Repeatable: yes.
+/// Errors   shape: a size disagrees;  invalid_argument: no graph, dtypes differ, num_heads < 1, scale < 0 or not finite
+/// Source   Shi et al. 2021 (UniMP), equations 3 and 4
+struct GraphAttentionForward {
+  static constexpr const char* name = "graph_attention_forward";
+  const Graph* graph = nullptr;
+  Tensor q = {}, k = {}, v = {}, edge_attributes = {}, w_edge = {}, b_edge = {};
+  int64_t num_heads = 1;
+  double scale = 0;  ///< 0: 1 / sqrt(D)
+  Tensor o = {}, stats = {};
+
+  void check() const;
+  int64_t flops() const;
+  int64_t scratch_bytes() const;
+  void tensors(auto&& f) const {
+    f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
+    f("edge_attributes", edge_attributes, Access::read), f("w_edge", w_edge, Access::read);
+    f("b_edge", b_edge, Access::read), f("o", o, Access::write), f("stats", stats, Access::write);
+    if (graph) f("dst_ptr", graph->dst_ptr, Access::read), f("src_of", graph->src_of, Access::read);
+  }
+};
+
+/// Graph attention with edge attributes, backward. With g = d_o:
+///
+///   p_m  = g_i . v_j + (W_h^T g_i) . a_m              (the part g_i . b_h is the same for all edges of i and cancels)
+///   dS_m = alpha_m (p_m - sum_m' alpha_m' p_m')       (never from g_i . o_i: a rounded o would spoil a sharp softmax)
+///   d_q_i = scale * sum_m dS_m k_j + scale * W_h (sum_m dS_m a_m)
+///   d_k_j = scale * sum_{m leaves j} dS_m q_i           d_v_j = sum_{m leaves j} alpha_m g_i
+///   d_W_h += sum_i g_i (sum_m alpha_m a_m)^T + scale * q_i (sum_m dS_m a_m)^T     d_b_h += sum over i with edges of g_i
+///   d_a_m = sum_h alpha_m W_h^T g_i + scale * dS_m W_h^T q_i
+///
+/// Shapes   as forward; d_q, d_o: [N_dst, H*D]   d_k, d_v: [N_src, H*D]   d_w_edge: [H*D, A]   d_b_edge: [H*D]
+///          d_edge_attributes: [M, n], columns first_edge_column .. first_edge_column + n of the attributes
+///          d_w_edge, d_b_edge, d_edge_attributes may be empty
+/// Types    f64 | f32, equal; stats, d_w_edge and d_b_edge in the accumulator type
+/// Writes   d_w_edge, d_b_edge +=; the others =
+/// Alias    none.        Repeatable: yes; d_w_edge and d_b_edge depend on the number of threads by rounding.
+/// Scratch  alpha and scale * dS per edge and head: the source pass then has no dot products
+/// Errors   as forward
+struct GraphAttentionBackward {
+  static constexpr const char* name = "graph_attention_backward";
+  const Graph* graph = nullptr;
+  Tensor q = {}, k = {}, v = {}, edge_attributes = {}, w_edge = {}, b_edge = {};
+  int64_t num_heads = 1;
+  double scale = 0;  ///< 0: 1 / sqrt(D)
+  Tensor stats = {}, d_o = {};
+  Tensor d_q = {}, d_k = {}, d_v = {}, d_w_edge = {}, d_b_edge = {}, d_edge_attributes = {};
+  int64_t first_edge_column = 0;
+
+  void check() const;
+  int64_t flops() const;
+  int64_t scratch_bytes() const;
+  void tensors(auto&& f) const {
+    f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
+    f("edge_attributes", edge_attributes, Access::read), f("w_edge", w_edge, Access::read);
+    f("b_edge", b_edge, Access::read), f("stats", stats, Access::read), f("d_o", d_o, Access::read);
+    f("d_q", d_q, Access::write), f("d_k", d_k, Access::write), f("d_v", d_v, Access::write);
+    f("d_w_edge", d_w_edge, Access::update), f("d_b_edge", d_b_edge, Access::update);
+    f("d_edge_attributes", d_edge_attributes, Access::write);
+    if (graph) {
+      f("dst_ptr", graph->dst_ptr, Access::read), f("src_of", graph->src_of, Access::read);
+      f("src_ptr", graph->src_ptr, Access::read), f("edge_of", graph->edge_of, Access::read);
+      f("dst_of", graph->dst_of, Access::read);
+    }
+  }
+};
+
+namespace cpu {
+void launch(Backend, Context&, const GraphAttentionForward&, Tensor scratch);
+void launch(Backend, Context&, const GraphAttentionBackward&, Tensor scratch);
+}  // namespace cpu
+}  // namespace boreas

@@ -1,0 +1,70 @@
+// Attention of a sequence over itself, restricted to a window.
+#pragma once
+
+#include "kernels/core/op.h"
+
+namespace boreas {
+
+/// Windowed self-attention, forward. For every row i and head:
+///
+///   o_i = sum_j alpha_ij v_j,   alpha_ij = softmax_j(scale * q_i . k_j)   over |i - j| <= window, both ends included
+///
+/// The window is cut off, not wrapped, at the ends of the sequence; a negative window means all j. Computed on tiles with
+/// a running softmax: memory grows with S, never with S * S or S * window.
+///
+/// Shapes   q, k, v, o: [S, H*D]; channel index = head * D + c   stats: [S, H]
+/// Types    f64 | f32, equal; stats in the accumulator type
+/// Saves    stats: log sum_j exp(scale * q_i . k_j)
+/// Alias    none.        Repeatable: yes, for any number of threads.
+/// Errors   shape: a size disagrees;  invalid_argument: dtypes differ, num_heads < 1, scale < 0 or not finite
+/// Source   Vaswani et al. 2017, section 3.2; running softmax: Milakov, Gimelshein 2018; tiles: Dao et al. 2022
+struct WindowAttentionForward {
+  static constexpr const char* name = "window_attention_forward";
+  Tensor q = {}, k = {}, v = {};
+  int64_t num_heads = 1;
+  int64_t window = -1;  ///< < 0: global
+  double scale = 0;     ///< 0: 1 / sqrt(D)
+  Tensor o = {}, stats = {};
+
+  void check() const;
+  int64_t flops() const;
+  int64_t scratch_bytes() const;
+  void tensors(auto&& f) const {
+    f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
+    f("o", o, Access::write), f("stats", stats, Access::write);
+  }
+};
+
+/// Windowed self-attention, backward. With g = d_o, P recomputed tile by tile from stats:
+///
+///   D_i = g_i . o_i   dS_ij = P_ij (g_i . v_j - D_i)
+///   d_q_i = scale * sum_j dS_ij k_j   d_k_j = scale * sum_i dS_ij q_i   d_v_j = sum_i P_ij g_i
+///
+/// Shapes   as forward; d_o, d_q, d_k, d_v: [S, H*D]
+/// Types    as forward
+/// Writes   d_q, d_k, d_v =
+/// Alias    none.        Repeatable: yes, for any number of threads (d_q by query tiles, d_k and d_v by key tiles).
+/// Errors   as forward
+struct WindowAttentionBackward {
+  static constexpr const char* name = "window_attention_backward";
+  Tensor q = {}, k = {}, v = {}, o = {}, stats = {};
+  int64_t num_heads = 1;
+  int64_t window = -1;  ///< < 0: global
+  double scale = 0;     ///< 0: 1 / sqrt(D)
+  Tensor d_o = {}, d_q = {}, d_k = {}, d_v = {};
+
+  void check() const;
+  int64_t flops() const;
+  int64_t scratch_bytes() const;
+  void tensors(auto&& f) const {
+    f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
+    f("o", o, Access::read), f("stats", stats, Access::read), f("d_o", d_o, Access::read);
+    f("d_q", d_q, Access::write), f("d_k", d_k, Access::write), f("d_v", d_v, Access::write);
+  }
+};
+
+namespace cpu {
+void launch(Backend, Context&, const WindowAttentionForward&, Tensor scratch);
+void launch(Backend, Context&, const WindowAttentionBackward&, Tensor scratch);
+}  // namespace cpu
+}  // namespace boreas
