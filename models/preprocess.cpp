@@ -87,6 +87,11 @@ Preprocess::Preprocess(const PreprocessConfig& config, const VariableTable& vari
         to_string(method[v]), variables.name(int64_t(v)), scale, variables.name(statistics_of[v]));
   }
 
+  for (const int32_t v : variables.output()) {
+    output_mul_.push_back(mul_[size_t(v)]);
+    output_add_.push_back(add_[size_t(v)]);
+  }
+
   fill_input_.assign(size, kNaN);
   imputed_.assign(size, 0);
   const auto claim = [&](const std::string& name, std::string_view how) {
@@ -177,27 +182,16 @@ NanMask Preprocess::nan_mask(const Tensor& fields) const {
   return mask;
 }
 
-void Preprocess::inverse(const Tensor& y, const Tensor& fields, const NanMask& mask) const {
-  check_fields("inverse", fields, variables_.num_outputs());
-  BOREAS_CHECK(y.rows() == fields.cols() && y.cols() == fields.rows(), shape,
-               "inverse: the normalised output is {} but the fields are {}; expected [cells, {}] and its transpose",
-               to_string(y), to_string(fields), variables_.num_outputs());
-  const int64_t cells = fields.cols();
-  BOREAS_CHECK(int64_t(mask.missing.size()) == int64_t(mask.output_columns.size()) * cells, shape,
-               "inverse: the NaN mask has {} values for {} columns of {} cells", mask.missing.size(),
+void Preprocess::restore_nan(const Tensor& outputs, const NanMask& mask) const {
+  check_fields("restore_nan", outputs, variables_.num_outputs());
+  const auto cells = size_t(outputs.cols());
+  BOREAS_CHECK(mask.missing.size() == mask.output_columns.size() * cells, shape,
+               "restore_nan: the mask has {} values; expected {} variables of {} cells", mask.missing.size(),
                mask.output_columns.size(), cells);
-  dispatch_float(y.dtype(), [&]<class T>() {
-#pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < fields.rows(); ++k) {
-      const int64_t v = variables_.output()[size_t(k)];
-      float* out = fields.row<float>(k);
-      for (int64_t c = 0; c < cells; ++c) out[c] = float(denormalise(v, double(y.row<T>(c)[k])));
-    }
-  });
   for (size_t m = 0; m < mask.output_columns.size(); ++m) {
-    float* out = fields.row<float>(mask.output_columns[m]);
-    for (int64_t c = 0; c < cells; ++c)
-      if (mask.missing[m * size_t(cells) + size_t(c)]) out[c] = std::numeric_limits<float>::quiet_NaN();
+    float* out = outputs.row<float>(mask.output_columns[m]);
+    for (size_t c = 0; c < cells; ++c)
+      if (mask.missing[m * cells + c]) out[c] = std::numeric_limits<float>::quiet_NaN();
   }
 }
 

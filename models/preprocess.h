@@ -75,10 +75,9 @@ struct NanMask {
   std::vector<uint8_t> missing;         ///< [output_columns.size(), cells], 1 where NaN
 };
 
-/// Per-variable tables for the NormaliseFields op, in dataset order, and the inverse for outputs. Host fields are
-/// f32 [V, cells] with the variables in dataset order, as datasets are read.
-/// Imputation is in physical values and precedes normalisation; statistics are those of the dataset, `remap` applies to
-/// the normaliser only.
+/// Per-variable tables for the ops NormaliseFields, in dataset order, and DenormaliseFields, in output order. Host
+/// fields are f32 [V, cells] with the variables in dataset order, as datasets are read. Imputation is in physical
+/// values and precedes normalisation; statistics are those of the dataset, `remap` applies to the normaliser only.
 class Preprocess {
  public:
   Preprocess() = default;
@@ -88,6 +87,9 @@ class Preprocess {
 
   std::span<const double> mul() const { return mul_; }
   std::span<const double> add() const { return add_; }
+  /// The same for the model's outputs only, in their order: what DenormaliseFields takes.
+  std::span<const double> output_mul() const { return output_mul_; }
+  std::span<const double> output_add() const { return output_add_; }
   /// Normalised value that replaces NaN; NaN where the variable is not imputed by a value.
   std::span<const double> fill(FieldUse use) const { return use == FieldUse::input ? fill_input_ : fill_target_; }
 
@@ -103,16 +105,16 @@ class Preprocess {
   void impute_copies(const Tensor& fields, FieldUse use) const;
   /// The mask of imputed prognostic variables. Take it from the fields that the forecast starts from.
   NanMask nan_mask(const Tensor& fields) const;
-  /// Normalised output y [cells, V_o] (f32 or f64, host) to physical values, fields f32 [V_o, cells]; NaN again where
-  /// the mask says so.
-  void inverse(const Tensor& y, const Tensor& fields, const NanMask& mask = {}) const;
+  /// Writes NaN where the mask says so, into physical outputs f32 [V_o, cells] on the host (made by DenormaliseFields
+  /// with output_mul and output_add).
+  void restore_nan(const Tensor& outputs, const NanMask& mask) const;
 
  private:
   struct CopyRule {
     int64_t variable, source;
   };
   VariableTable variables_;
-  std::vector<double> mul_, add_, fill_input_, fill_target_;
+  std::vector<double> mul_, add_, output_mul_, output_add_, fill_input_, fill_target_;
   std::vector<uint8_t> imputed_;
   std::vector<CopyRule> copies_;
 };

@@ -102,7 +102,7 @@ TEST(Preprocess, CopyTakesTheOtherVariable) {
   EXPECT_TRUE(std::isnan(target.view.row<float>(1)[0]));
 }
 
-TEST(Preprocess, InverseRestoresValuesAndNan) {
+TEST(Preprocess, NanOfTheStartIsRestoredInOutputs) {
   PreprocessConfig config;
   config.imputer.mean = {"sst", "lsm", "tp"};
   const Preprocess preprocess(config, kTable, kStatistics);
@@ -111,22 +111,20 @@ TEST(Preprocess, InverseRestoresValuesAndNan) {
   EXPECT_EQ(mask.output_columns, std::vector<int32_t>{1});
   EXPECT_EQ(mask.missing, (std::vector<uint8_t>{0, 1, 0}));
 
-  std::vector<double> values;
-  for (int c = 0; c < 3; ++c)
-    for (const double x : {280.0 + c, 290.0 + c, 3.0 * c})
-      values.push_back(preprocess.normalise(x < 100 ? 3 : x < 289 ? 0 : 1, x));
-  const Tensor y(values.data(), DType::f64, {3, 3});
-  const Fields out = fields_of(std::vector<std::vector<float>>(3, std::vector<float>(3)));
-  preprocess.inverse(y, out.view, mask);
+  const Fields out = fields_of({{280, 281, 282}, {290, 291, 292}, {0, 3, 6}});
+  preprocess.restore_nan(out.view, mask);
   EXPECT_EQ(row_of(out.view, 0), (std::vector<float>{280, 281, 282}));
   EXPECT_EQ(out.view.row<float>(1)[0], 290.0f);
   EXPECT_TRUE(std::isnan(out.view.row<float>(1)[1]));
   EXPECT_EQ(out.view.row<float>(1)[2], 292.0f);
   EXPECT_EQ(row_of(out.view, 2), (std::vector<float>{0, 3, 6}));
   EXPECT_NE(message_of([&] {
-              preprocess.inverse(y.columns({0, 2}), out.view);
-            }).find("shape: inverse"),
+              preprocess.restore_nan(out.view.columns({0, 2}), mask);
+            }).find("shape: restore_nan"),
             std::string::npos);
+  EXPECT_EQ(preprocess.output_mul().size(), 3u);
+  EXPECT_EQ(preprocess.output_mul()[2], preprocess.mul()[3]);
+  EXPECT_EQ(preprocess.output_add()[1], preprocess.add()[1]);
 }
 
 TEST(Preprocess, UnexpectedNanNamesVariableDateAndRemedy) {
