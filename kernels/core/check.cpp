@@ -1,0 +1,31 @@
+#include "kernels/core/check.h"
+
+namespace boreas {
+
+void check_shape(const char* op, const char* name, const Tensor& tensor, int64_t rows, int64_t cols,
+                 const char* reference_name, const Tensor& reference) {
+  BOREAS_CHECK(!tensor.empty() && tensor.rows() == rows && tensor.cols() == cols, shape,
+               "{}: {} is {} but must be [{}, {}] to fit {} {}", op, name, to_string(tensor), rows, cols,
+               reference_name, to_string(reference));
+}
+
+void check_vector(const char* op, const char* name, const Tensor& vector, int64_t size, const char* reference_name,
+                  const Tensor& reference) {
+  BOREAS_CHECK(!vector.empty() && vector.size() == size && vector.contiguous(), shape,
+               "{}: {} is {} but must be {} contiguous values to fit {} {}", op, name, to_string(vector), size,
+               reference_name, to_string(reference));
+}
+
+void check_dtype(const char* op, const char* name, const Tensor& tensor, DType dtype) {
+  BOREAS_CHECK(!tensor.empty(), invalid_argument, "{}: {} is required but was not given", op, name);
+  BOREAS_CHECK(tensor.dtype() == dtype, invalid_argument, "{}: {} is {} but must be {}", op, name,
+               to_string(tensor.dtype()), to_string(dtype));
+}
+
+void check_floating(const char* op, const char* name, const Tensor& tensor) {
+  BOREAS_CHECK(!tensor.empty(), invalid_argument, "{}: {} is required but was not given", op, name);
+  BOREAS_CHECK(is_floating(tensor.dtype()), invalid_argument, "{}: {} is {} but must be f64, f32 or bf16", op, name,
+               to_string(tensor.dtype()));
+}
+
+}  // namespace boreas
