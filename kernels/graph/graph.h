@@ -23,7 +23,7 @@ class Graph {
   Graph& operator=(Graph&&) = default;
 
   /// From destination-sorted edges: `dst_ptr` ascending from 0 to M, `src_of[m]` in [0, num_src). Builds the by-source
-  /// index. Throws corrupt_data naming the first offending entry.
+  /// index, in linear time. Throws corrupt_data naming the first offending entry.
   static Graph from_sorted(int64_t num_src, int64_t num_dst, std::span<const int64_t> dst_ptr,
                            std::span<const int32_t> src_of);
 
@@ -33,15 +33,18 @@ class Graph {
 
   Tensor dst_ptr, src_of, src_ptr, edge_of, dst_of;
 
-  /// A copy on another device.
+  /// A copy on another device, complete when this returns.
   Graph to(Device device, const Stream& stream) const;
 
  private:
+  Graph(Buffer storage, int64_t num_src, int64_t num_dst, int64_t num_edges);  ///< lays the arrays over the buffer
+
   int64_t num_src_ = 0, num_dst_ = 0, num_edges_ = 0;
   Buffer storage_;
 };
 
-/// Edges in any order, sorted stably by destination: `permutation[m]` is the input position of sorted edge m.
+/// Edges in any order, sorted stably by destination, in linear time: `permutation[m]` is the input position of sorted
+/// edge m. Throws shape if the lengths differ, corrupt_data naming the first edge whose ends do not exist.
 struct SortedEdges {
   std::vector<int64_t> dst_ptr;
   std::vector<int32_t> src_of;
