@@ -13,6 +13,9 @@ add_library(boreas_options INTERFACE)
 target_include_directories(boreas_options INTERFACE ${PROJECT_SOURCE_DIR})
 # -fno-math-errno and -fno-trapping-math change no result; they let loops with sqrt, min and selects vectorise.
 set(cxx_flags -Wall -Wextra -fno-math-errno -fno-trapping-math)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  list(APPEND cxx_flags -Wno-restrict)  # false alarms on std::string concatenation, GCC bug 105651
+endif()
 if(BOREAS_WERROR)
   list(APPEND cxx_flags -Werror)
 endif()
