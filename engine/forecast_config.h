@@ -9,7 +9,8 @@
 namespace boreas {
 
 enum class ForecastFormat { netcdf, zarr };
-template <> struct EnumNames<ForecastFormat> {
+template <>
+struct EnumNames<ForecastFormat> {
   static constexpr std::array values{std::pair{ForecastFormat::netcdf, std::string_view("netcdf")},
                                      std::pair{ForecastFormat::zarr, std::string_view("zarr")}};
 };
@@ -34,7 +35,8 @@ struct ForecastConfig {
 
 /// What climatology averages together: all dates of a calendar month, or of a month and hour of the day.
 enum class ClimatologyBins { automatic, month, month_hour };
-template <> struct EnumNames<ClimatologyBins> {
+template <>
+struct EnumNames<ClimatologyBins> {
   static constexpr std::array values{std::pair{ClimatologyBins::automatic, std::string_view("auto")},
                                      std::pair{ClimatologyBins::month, std::string_view("month")},
                                      std::pair{ClimatologyBins::month_hour, std::string_view("month_hour")}};

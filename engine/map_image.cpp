@@ -24,10 +24,19 @@ struct Color {
 constexpr Color kInk{40, 40, 40}, kPaper{255, 255, 255}, kMissing{190, 190, 190};
 
 // Anchors of ColorBrewer's RdBu (reversed) and of matplotlib's viridis, equally spaced.
-constexpr std::array<Color, 11> kDiverging = {{{5, 48, 97}, {33, 102, 172}, {67, 147, 195}, {146, 197, 222},
-                                               {209, 229, 240}, {247, 247, 247}, {253, 219, 199}, {244, 165, 130},
-                                               {214, 96, 77}, {178, 24, 43}, {103, 0, 31}}};
-constexpr std::array<Color, 5> kSequential = {{{68, 1, 84}, {59, 82, 139}, {33, 145, 140}, {94, 201, 98}, {253, 231, 37}}};
+constexpr std::array<Color, 11> kDiverging = {{{5, 48, 97},
+                                               {33, 102, 172},
+                                               {67, 147, 195},
+                                               {146, 197, 222},
+                                               {209, 229, 240},
+                                               {247, 247, 247},
+                                               {253, 219, 199},
+                                               {244, 165, 130},
+                                               {214, 96, 77},
+                                               {178, 24, 43},
+                                               {103, 0, 31}}};
+constexpr std::array<Color, 5> kSequential = {
+    {{68, 1, 84}, {59, 82, 139}, {33, 145, 140}, {94, 201, 98}, {253, 231, 37}}};
 
 Color color_at(double fraction, Palette palette) {
   const Color* anchors = palette == Palette::diverging ? kDiverging.data() : kSequential.data();
@@ -35,7 +44,8 @@ Color color_at(double fraction, Palette palette) {
   const double position = std::clamp(fraction, 0.0, 1.0) * last;
   const int i = std::min(int(position), last - 1);
   const auto mix = [&](uint8_t a, uint8_t b) { return uint8_t(std::lround(a + (position - i) * (b - a))); };
-  return {mix(anchors[i].r, anchors[i + 1].r), mix(anchors[i].g, anchors[i + 1].g), mix(anchors[i].b, anchors[i + 1].b)};
+  return {mix(anchors[i].r, anchors[i + 1].r), mix(anchors[i].g, anchors[i + 1].g),
+          mix(anchors[i].b, anchors[i + 1].b)};
 }
 
 class Canvas {
@@ -93,7 +103,10 @@ struct UnitVectors {
   std::vector<std::array<double, 3>> xyz;
   size_t kdtree_get_point_count() const { return xyz.size(); }
   double kdtree_get_pt(size_t i, size_t dimension) const { return xyz[i][dimension]; }
-  template <class Box> bool kdtree_get_bbox(Box&) const { return false; }
+  template <class Box>
+  bool kdtree_get_bbox(Box&) const {
+    return false;
+  }
 };
 
 std::array<double, 3> unit_vector(double latitude, double longitude) {
@@ -119,7 +132,8 @@ MapRenderer::MapRenderer(std::span<const double> latitudes, std::span<const doub
   UnitVectors cells;
   for (size_t i = 0; i < latitudes.size(); ++i) cells.xyz.push_back(unit_vector(latitudes[i], longitudes[i]));
   using Metric = nanoflann::L2_Simple_Adaptor<double, UnitVectors>;
-  nanoflann::KDTreeSingleIndexAdaptor<Metric, UnitVectors, 3, uint32_t> tree(3, cells, nanoflann::KDTreeSingleIndexAdaptorParams(16));
+  nanoflann::KDTreeSingleIndexAdaptor<Metric, UnitVectors, 3, uint32_t> tree(
+      3, cells, nanoflann::KDTreeSingleIndexAdaptorParams(16));
   tree.buildIndex();
 #pragma omp parallel for schedule(static)
   for (int y = 0; y < height_; ++y)
@@ -157,7 +171,8 @@ std::vector<uint8_t> MapRenderer::render(std::span<const float> values, const St
     if (i == kNumTicks - 1 && !style.unit.empty()) label += " " + style.unit;
     const int width = Canvas::text_width(label, scale);
     const int center = margin + int(share * (width_ - 2 * margin - 1));
-    canvas.text(std::clamp(center - width / 2, margin, width_ - margin - width), bar_top + bar_height + margin, label, scale);
+    canvas.text(std::clamp(center - width / 2, margin, width_ - margin - width), bar_top + bar_height + margin, label,
+                scale);
     for (int y = 0; y < bar_height; ++y) canvas.set(center, bar_top + y, kInk);
   }
   return canvas.png();
@@ -177,7 +192,8 @@ std::pair<double, double> color_limits(std::span<const std::span<const float>> f
     return {-limit, limit};
   }
   std::sort(finite.begin(), finite.end());
-  const double low = finite[size_t(0.005 * double(finite.size() - 1))], high = finite[size_t(0.995 * double(finite.size() - 1))];
+  const double low = finite[size_t(0.005 * double(finite.size() - 1))],
+               high = finite[size_t(0.995 * double(finite.size() - 1))];
   const double step = round_up((high - low) / 10);
   return {std::floor(low / step) * step, std::ceil(high / step) * step};
 }

@@ -11,17 +11,17 @@ namespace boreas {
 /// Which colours: `diverging` runs blue - white - red around the middle of the range, `sequential` dark to light.
 enum class Palette { diverging, sequential };
 
-/// Draws fields of one set of cells on an equirectangular map (longitudes -180 to 180): each pixel takes the value of the
-/// nearest cell on the sphere, looked up once. Missing values are grey; a graticule is drawn every 30 degrees.
+/// Draws fields of one set of cells on an equirectangular map (longitudes -180 to 180): each pixel takes the value of
+/// the nearest cell on the sphere, looked up once. Missing values are grey; a graticule is drawn every 30 degrees.
 class MapRenderer {
  public:
   /// Latitudes and longitudes of the cells in degrees.
   MapRenderer(std::span<const double> latitudes, std::span<const double> longitudes, int width = 720);
 
   struct Style {
-    std::string title;                       ///< first line of the picture
-    std::string unit;                        ///< written at the colour bar
-    double minimum = 0, maximum = 1;         ///< ends of the colour bar; values beyond take the end's colour
+    std::string title;                ///< first line of the picture
+    std::string unit;                 ///< written at the colour bar
+    double minimum = 0, maximum = 1;  ///< ends of the colour bar; values beyond take the end's colour
     Palette palette = Palette::diverging;
   };
   /// The picture as the bytes of a PNG file: title, map, colour bar with ticks. Throws unsupported in a build without

@@ -18,8 +18,8 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
   std::vector<double> weights;
   double total = 0;
   for (const double latitude : latitudes_degrees) {
-    BOREAS_CHECK(std::abs(latitude) <= 90 + 1e-6, invalid_argument, "a cell has latitude {}; expected degrees in [-90, 90]",
-                 latitude);
+    BOREAS_CHECK(std::abs(latitude) <= 90 + 1e-6, invalid_argument,
+                 "a cell has latitude {}; expected degrees in [-90, 90]", latitude);
     weights.push_back(std::max(0.0, std::cos(latitude * kRadians)));
     total += weights.back();
   }
@@ -176,8 +176,9 @@ std::vector<Score> ScoreBoard::scores() const {
 }
 
 std::string score_table(const std::vector<Score>& scores) {
-  std::string text = fmt::format("{:<10}{:>6}{:>9}{:>9}{:>9}{:>9}{:>13}{:>13}{:>17}{:>8}\n", "variable", "lead", "targets",
-                                 "rmse", "bias", "acc", "persistence", "climatology", "damped anomaly", "skill");
+  std::string text =
+      fmt::format("{:<10}{:>6}{:>9}{:>9}{:>9}{:>9}{:>13}{:>13}{:>17}{:>8}\n", "variable", "lead", "targets", "rmse",
+                  "bias", "acc", "persistence", "climatology", "damped anomaly", "skill");
   for (const Score& s : scores)
     text += fmt::format("{:<10}{:>6}{:>9}{:>9.3f}{:>9.3f}{:>9.3f}{:>13.3f}{:>13.3f}{:>17}{:>7.1f}%\n", s.variable,
                         s.lead_steps, s.num_targets, s.rmse, s.bias, s.anomaly_correlation, s.rmse_persistence,

@@ -18,7 +18,8 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
 ///
 ///   climatology         c[b]: mean over the dates of the period that fall in bin b (calendar month, or month and hour)
 ///   anomaly             a(t) = x(t) - c[bin(t)]
-///   damping at lead L   alpha_L = sum a(t) a(t-L) / sum a(t-L)^2   over all cells, unweighted, and all t with t and t-L
+///   damping at lead L   alpha_L = sum a(t) a(t-L) / sum a(t-L)^2   over all cells, unweighted, and all t with t and
+///   t-L
 ///                       in the period: least squares without intercept
 ///
 /// The three forecasts for date t from date t-L are persistence x(t-L), climatology c[bin(t)] and damped anomaly
@@ -29,7 +30,8 @@ class Baselines {
   Baselines(const DatasetReader& reader, std::vector<int64_t> variables, Range period, ClimatologyBins bins,
             int64_t max_lead, Range cells);
 
-  /// Climatology of variable v (a position in `variables`) on a date; throws config if its bin had no date in the period.
+  /// Climatology of variable v (a position in `variables`) on a date; throws config if its bin had no date in the
+  /// period.
   std::span<const float> climatology(int64_t date, int64_t v) const;
   double alpha(int64_t v, int64_t lead) const { return alpha_[v * max_lead_ + lead - 1]; }
 

@@ -17,11 +17,20 @@ constexpr std::array<const char*, 6> kColors = {"#0072b2", "#d55e00", "#009e73",
 std::string escape(const std::string& text) {
   std::string safe;
   for (const char c : text) switch (c) {
-      case '&': safe += "&amp;"; break;
-      case '<': safe += "&lt;"; break;
-      case '>': safe += "&gt;"; break;
-      case '"': safe += "&quot;"; break;
-      default: safe += c;
+      case '&':
+        safe += "&amp;";
+        break;
+      case '<':
+        safe += "&lt;";
+        break;
+      case '>':
+        safe += "&gt;";
+        break;
+      case '"':
+        safe += "&quot;";
+        break;
+      default:
+        safe += c;
     }
   return safe;
 }
@@ -92,9 +101,7 @@ std::string line_chart(const std::string& title, const std::string& x_label, con
     const double pad = y1 > y0 ? 0.08 * (y1 - y0) : 0.5;
     y0 -= pad, y1 += pad;
   }
-  const auto fraction_y = [&](double y) {
-    return log_y ? std::log(y / y0) / std::log(y1 / y0) : (y - y0) / (y1 - y0);
-  };
+  const auto fraction_y = [&](double y) { return log_y ? std::log(y / y0) / std::log(y1 / y0) : (y - y0) / (y1 - y0); };
   const auto place_x = [&](double x) { return kLeft + (x - x0) / (x1 - x0) * (kWidth - kLeft - kRight); };
   const auto place_y = [&](double y) { return kHeight - kBottom - fraction_y(y) * (kHeight - kTop - kBottom); };
 
@@ -103,17 +110,19 @@ std::string line_chart(const std::string& title, const std::string& x_label, con
       "<text x=\"{}\" y=\"14\" font-size=\"13\" font-weight=\"600\">{}</text>",
       kWidth, kHeight, escape(title), kLeft, escape(title));
   for (const double tick : log_y ? logarithmic_ticks(y0, y1) : linear_ticks(y0, y1, 5))
-    svg += fmt::format("<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
-                       "<text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.4g}</text>",
-                       kLeft, kWidth - kRight, place_y(tick), kLeft - 6, place_y(tick) + 4, tick);
+    svg += fmt::format(
+        "<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
+        "<text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.4g}</text>",
+        kLeft, kWidth - kRight, place_y(tick), kLeft - 6, place_y(tick) + 4, tick);
   for (const double tick : linear_ticks(x0, x1, 6))
-    svg += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\" stroke=\"#eee\"/>"
-                       "<text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:.6g}</text>",
-                       place_x(tick), kTop, kHeight - kBottom, kHeight - kBottom + 15, tick);
-  svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>"
-                     "<text transform=\"translate(14 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-                     (kLeft + kWidth - kRight) / 2, kHeight - 8, escape(x_label), (kTop + kHeight - kBottom) / 2,
-                     escape(y_label));
+    svg += fmt::format(
+        "<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\" stroke=\"#eee\"/>"
+        "<text x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:.6g}</text>",
+        place_x(tick), kTop, kHeight - kBottom, kHeight - kBottom + 15, tick);
+  svg += fmt::format(
+      "<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>"
+      "<text transform=\"translate(14 {:.1f}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+      (kLeft + kWidth - kRight) / 2, kHeight - 8, escape(x_label), (kTop + kHeight - kBottom) / 2, escape(y_label));
   double legend_x = kLeft;
   for (size_t i = 0; i < series.size(); ++i) {
     const char* const color = kColors[i % kColors.size()];
@@ -122,14 +131,16 @@ std::string line_chart(const std::string& title, const std::string& x_label, con
     for (const auto& point : series[i].points) {
       if (!usable(point)) continue;
       path += fmt::format("{}{:.1f},{:.1f} ", count++ ? "L" : "M", place_x(point.first), place_y(point.second));
-      marks += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"><title>{}: {:.6g}, {:.5g}</title></circle>",
-                           place_x(point.first), place_y(point.second), color, escape(series[i].name), point.first, point.second);
+      marks += fmt::format(
+          "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"><title>{}: {:.6g}, {:.5g}</title></circle>",
+          place_x(point.first), place_y(point.second), color, escape(series[i].name), point.first, point.second);
     }
     if (count == 0) continue;
     svg += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"/>", path, color);
     if (count <= 60) svg += marks;
-    svg += fmt::format("<rect x=\"{:.1f}\" y=\"21\" width=\"12\" height=\"3\" fill=\"{}\"/><text x=\"{:.1f}\" y=\"27\">{}</text>",
-                       legend_x, color, legend_x + 16, escape(series[i].name));
+    svg += fmt::format(
+        "<rect x=\"{:.1f}\" y=\"21\" width=\"12\" height=\"3\" fill=\"{}\"/><text x=\"{:.1f}\" y=\"27\">{}</text>",
+        legend_x, color, legend_x + 16, escape(series[i].name));
     legend_x += 26 + 6.2 * double(series[i].name.size());
   }
   return svg + "</svg>";
@@ -141,10 +152,13 @@ void write_report(const std::string& path, const Report& report) {
       "content=\"width=device-width,initial-scale=1\"><title>{0}</title><style>{1}</style></head><body><h1>{0}</h1>",
       escape(report.title), kStyle);
 
-  html += "<h2>Scores</h2><p class=\"note\">Root mean square error, area weighted, on the verification dates (bold: the best "
-          "of its row). Skill: share of the best baseline's mean square error that the forecast removes.</p>"
-          "<table><tr><th>variable</th><th>lead</th><th>targets</th><th>forecast</th><th>persistence</th><th>climatology</th>"
-          "<th>damped anomaly</th><th>skill</th><th>bias</th><th>anomaly correlation</th></tr>";
+  html +=
+      "<h2>Scores</h2><p class=\"note\">Root mean square error, area weighted, on the verification dates (bold: the "
+      "best "
+      "of its row). Skill: share of the best baseline's mean square error that the forecast removes.</p>"
+      "<table><tr><th>variable</th><th>lead</th><th>targets</th><th>forecast</th><th>persistence</th><th>climatology</"
+      "th>"
+      "<th>damped anomaly</th><th>skill</th><th>bias</th><th>anomaly correlation</th></tr>";
   std::map<std::string, std::vector<Score>> by_variable;
   std::vector<std::string> order;
   for (const Score& s : report.scores) {
@@ -152,9 +166,12 @@ void write_report(const std::string& path, const Report& report) {
     by_variable[s.variable].push_back(s);
     const std::array errors = {s.rmse, s.rmse_persistence, s.rmse_climatology, s.rmse_damped_anomaly};
     const double best = *std::min_element(errors.begin(), errors.end());
-    html += fmt::format("<tr><td>{} [{}]</td><td>{}</td><td>{}</td>", escape(s.variable), escape(s.units), s.lead_steps, s.num_targets);
-    for (const double error : errors) html += fmt::format("<td{}>{:.3f}</td>", error == best ? " class=\"best\"" : "", error);
-    html += fmt::format("<td>{:.1f} %</td><td>{:.3f}</td><td>{:.3f}</td></tr>", 100 * s.skill(), s.bias, s.anomaly_correlation);
+    html += fmt::format("<tr><td>{} [{}]</td><td>{}</td><td>{}</td>", escape(s.variable), escape(s.units), s.lead_steps,
+                        s.num_targets);
+    for (const double error : errors)
+      html += fmt::format("<td{}>{:.3f}</td>", error == best ? " class=\"best\"" : "", error);
+    html += fmt::format("<td>{:.1f} %</td><td>{:.3f}</td><td>{:.3f}</td></tr>", 100 * s.skill(), s.bias,
+                        s.anomaly_correlation);
   }
   html += "</table>";
 
@@ -165,8 +182,10 @@ void write_report(const std::string& path, const Report& report) {
       const std::array errors = {s.rmse, s.rmse_persistence, s.rmse_climatology, s.rmse_damped_anomaly};
       for (size_t i = 0; i < errors.size(); ++i) lines[i].points.emplace_back(double(s.lead_steps), errors[i]);
     }
-    html += "<figure>" + line_chart(variable, "lead time (" + report.lead_unit + ")",
-                                    "rmse [" + by_variable[variable].front().units + "]", lines) + "</figure>";
+    html += "<figure>" +
+            line_chart(variable, "lead time (" + report.lead_unit + ")",
+                       "rmse [" + by_variable[variable].front().units + "]", lines) +
+            "</figure>";
   }
   html += "</div>";
 
@@ -178,8 +197,9 @@ void write_report(const std::string& path, const Report& report) {
   for (const auto& row : report.maps) {
     html += "<div class=\"row\">";
     for (const ReportMap& map : row)
-      html += fmt::format("<figure><img alt=\"{0}\" src=\"data:image/png;base64,{1}\"><figcaption>{0}</figcaption></figure>",
-                          escape(map.caption), base64(map.png));
+      html += fmt::format(
+          "<figure><img alt=\"{0}\" src=\"data:image/png;base64,{1}\"><figcaption>{0}</figcaption></figure>",
+          escape(map.caption), base64(map.png));
     html += "</div>";
   }
 

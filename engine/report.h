@@ -32,8 +32,8 @@ struct Report {
   std::vector<Series> training_curve;                      ///< loss against optimiser step
   std::string lead_unit;                                   ///< unit of a step: "1 step = 730.5h"
   std::vector<Score> scores;
-  std::vector<std::vector<ReportMap>> maps;                ///< rows of maps
-  std::string config;                                      ///< resolved configuration
+  std::vector<std::vector<ReportMap>> maps;  ///< rows of maps
+  std::string config;                        ///< resolved configuration
 };
 
 /// Loss curves from the metrics file of a training run (JSON lines); empty if there is no such file.

@@ -8,7 +8,8 @@
 
 namespace boreas {
 
-/// Writes `path` as `.<name>.partial` beside it and renames it over the old file. Throws io with the path and the cause.
+/// Writes `path` as `.<name>.partial` beside it and renames it over the old file. Throws io with the path and the
+/// cause.
 void write_file(const std::string& path, std::span<const uint8_t> bytes);
 void write_text_file(const std::string& path, std::string_view text);
 std::string read_text_file(const std::string& path);

@@ -26,8 +26,8 @@ class Arena {
     size_t num_blocks = 0;
   };
 
-  Arena() = default;             ///< counting mode
-  explicit Arena(Buffer slab);   ///< lends this slab
+  Arena() = default;            ///< counting mode
+  explicit Arena(Buffer slab);  ///< lends this slab
   Arena(Arena&&) = default;
 
   bool counting() const { return slab_.data() == nullptr; }

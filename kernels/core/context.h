@@ -9,8 +9,8 @@ namespace boreas {
 
 class Trace;
 
-/// `run` computes. `plan` walks the same code with the same shapes and borrows the same memory from a counting arena, but
-/// launches nothing and touches no data.
+/// `run` computes. `plan` walks the same code with the same shapes and borrows the same memory from a counting arena,
+/// but launches nothing and touches no data.
 enum class Mode : uint8_t { run, plan };
 
 /// Device, stream, arena and mode, passed explicitly; there are no globals.

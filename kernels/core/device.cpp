@@ -7,10 +7,10 @@
 
 #ifdef BOREAS_WITH_CUDA
 #include <cuda_runtime_api.h>
-#define BOREAS_CUDA(call)                                                                                     \
-  do {                                                                                                        \
-    const cudaError_t status_ = (call);                                                                       \
-    BOREAS_CHECK(status_ == cudaSuccess, device, "{} failed: {}", #call, cudaGetErrorString(status_));        \
+#define BOREAS_CUDA(call)                                                                              \
+  do {                                                                                                 \
+    const cudaError_t status_ = (call);                                                                \
+    BOREAS_CHECK(status_ == cudaSuccess, device, "{} failed: {}", #call, cudaGetErrorString(status_)); \
   } while (false)
 #endif
 
@@ -89,8 +89,10 @@ void release(Device device, MemoryKind kind, void* data) noexcept {
   if (kind == MemoryKind::host) return std::free(data);
 #ifdef BOREAS_WITH_CUDA
   cudaSetDevice(device.index);
-  if (kind == MemoryKind::pinned) cudaFreeHost(data);
-  else cudaFree(data);
+  if (kind == MemoryKind::pinned)
+    cudaFreeHost(data);
+  else
+    cudaFree(data);
 #else
   (void)device;
 #endif
@@ -98,8 +100,7 @@ void release(Device device, MemoryKind kind, void* data) noexcept {
 
 }  // namespace detail
 
-void copy_bytes(const Stream& stream, void* dst, Device dst_device, const void* src, Device src_device,
-                int64_t bytes) {
+void copy_bytes(const Stream& stream, void* dst, Device dst_device, const void* src, Device src_device, int64_t bytes) {
   if (bytes == 0) return;
   if (!dst_device.is_cuda() && !src_device.is_cuda()) {
     std::memcpy(dst, src, bytes);

@@ -4,16 +4,26 @@ namespace boreas {
 
 std::string_view to_string(ErrorCode code) {
   switch (code) {
-    case ErrorCode::invalid_argument: return "invalid_argument";
-    case ErrorCode::shape: return "shape";
-    case ErrorCode::config: return "config";
-    case ErrorCode::io: return "io";
-    case ErrorCode::corrupt_data: return "corrupt_data";
-    case ErrorCode::out_of_memory: return "out_of_memory";
-    case ErrorCode::device: return "device";
-    case ErrorCode::comm: return "comm";
-    case ErrorCode::unsupported: return "unsupported";
-    case ErrorCode::internal: return "internal";
+    case ErrorCode::invalid_argument:
+      return "invalid_argument";
+    case ErrorCode::shape:
+      return "shape";
+    case ErrorCode::config:
+      return "config";
+    case ErrorCode::io:
+      return "io";
+    case ErrorCode::corrupt_data:
+      return "corrupt_data";
+    case ErrorCode::out_of_memory:
+      return "out_of_memory";
+    case ErrorCode::device:
+      return "device";
+    case ErrorCode::comm:
+      return "comm";
+    case ErrorCode::unsupported:
+      return "unsupported";
+    case ErrorCode::internal:
+      return "internal";
   }
   return "unknown";
 }

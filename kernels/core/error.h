@@ -51,8 +51,8 @@ namespace detail {
   ::boreas::detail::throw_error(::boreas::ErrorCode::code, ::fmt::format(__VA_ARGS__), __FILE__, __LINE__)
 
 /// BOREAS_CHECK(condition, code, "text {}", ...): throws Error unless the condition holds.
-#define BOREAS_CHECK(condition, code, ...)         \
-  do {                                             \
+#define BOREAS_CHECK(condition, code, ...)            \
+  do {                                                \
     if (!(condition)) BOREAS_FAIL(code, __VA_ARGS__); \
   } while (false)
 

@@ -19,16 +19,23 @@ namespace boreas {
 /// std::string, std::vector or std::map<std::string, ...> of these, std::optional of these, enums with EnumNames, or
 /// config structs.
 template <class T>
-concept ConfigStruct = requires(T t) { t.fields([](auto&&...) {}); };
+concept ConfigStruct = requires(T t) {
+  t.fields([](auto&&...) {});
+};
 
 /// Names of the values of an enum in files. Specialise as
-///     template <> struct EnumNames<Kind> { static constexpr std::array values{std::pair{Kind::a, std::string_view("a")}}; };
-template <class E> struct EnumNames;
+///     template <> struct EnumNames<Kind> { static constexpr std::array values{std::pair{Kind::a,
+///     std::string_view("a")}}; };
+template <class E>
+struct EnumNames;
 
 template <class E>
-concept NamedEnum = requires { EnumNames<E>::values; };
+concept NamedEnum = requires {
+  EnumNames<E>::values;
+};
 
-template <NamedEnum E> constexpr std::string_view to_string(E value) {
+template <NamedEnum E>
+constexpr std::string_view to_string(E value) {
   for (const auto& [candidate, name] : EnumNames<E>::values)
     if (candidate == value) return name;
   return "?";

@@ -19,7 +19,8 @@ struct Backend {};
 
 namespace detail {
 
-template <class Op> void check_devices(const Context& ctx, const Op& op) {
+template <class Op>
+void check_devices(const Context& ctx, const Op& op) {
   op.tensors([&](const char* name, const Tensor& tensor, Access) {
     BOREAS_CHECK(tensor.empty() || tensor.device() == ctx.device(), invalid_argument,
                  "{}: {} lies on {} but the context computes on {}", Op::name, name, to_string(tensor.device()),
@@ -27,7 +28,8 @@ template <class Op> void check_devices(const Context& ctx, const Op& op) {
   });
 }
 
-template <class Op> int64_t bytes_of(const Op& op) {
+template <class Op>
+int64_t bytes_of(const Op& op) {
   int64_t bytes = 0;
   op.tensors([&](const char*, const Tensor& tensor, Access access) {
     bytes += tensor.bytes() * (access == Access::update ? 2 : 1);
@@ -37,10 +39,11 @@ template <class Op> int64_t bytes_of(const Op& op) {
 
 }  // namespace detail
 
-/// Checks the op, lends it the scratch memory that it declares (`int64_t scratch_bytes() const`, optional), and launches
-/// it on the context's device, unless the context only plans. An op declares
+/// Checks the op, lends it the scratch memory that it declares (`int64_t scratch_bytes() const`, optional), and
+/// launches it on the context's device, unless the context only plans. An op declares
 ///   static constexpr const char* name;   void check() const;   int64_t flops() const;   void tensors(auto&& f) const;
-template <class Op> void run(Context& ctx, const Op& op) {
+template <class Op>
+void run(Context& ctx, const Op& op) {
   detail::check_devices(ctx, op);
   op.check();
   const Scope scope(ctx);

@@ -37,8 +37,8 @@ Tensor::Tensor(void* data, DType dtype, Shape shape, Device device, int64_t row_
 }
 
 Tensor Tensor::slice(Range rows) const {
-  BOREAS_CHECK(0 <= rows.begin && rows.begin <= rows.end && rows.end <= rows_, shape,
-               "rows [{}, {}) are outside {}", rows.begin, rows.end, to_string(*this));
+  BOREAS_CHECK(0 <= rows.begin && rows.begin <= rows.end && rows.end <= rows_, shape, "rows [{}, {}) are outside {}",
+               rows.begin, rows.end, to_string(*this));
   void* const begin = static_cast<char*>(data_) + rows.begin * row_stride_ * size_of(dtype_);
   return Tensor(begin, dtype_, {rows.size(), cols_}, device_, row_stride_);
 }

@@ -61,12 +61,16 @@ class Tensor {
   void* data() const { return data_; }
 
   /// Typed pointer to the first element; throws if T is not the dtype.
-  template <class T> T* as() const {
+  template <class T>
+  T* as() const {
     if (dtype_ != dtype_of<T>) throw_dtype(dtype_of<T>);
     return static_cast<T*>(data_);
   }
   /// Typed pointer to the first element of row i.
-  template <class T> T* row(int64_t i) const { return as<T>() + i * row_stride_; }
+  template <class T>
+  T* row(int64_t i) const {
+    return as<T>() + i * row_stride_;
+  }
 
   /// Rows [begin, end) of the [rows, cols] view: a 2-D tensor.
   Tensor slice(Range rows) const;

@@ -40,7 +40,8 @@ class Trace {
 
 class TraceScope {
  public:
-  template <class CostOf> TraceScope(Context& ctx, const char* name, CostOf&& cost_of) : ctx_(ctx), name_(name) {
+  template <class CostOf>
+  TraceScope(Context& ctx, const char* name, CostOf&& cost_of) : ctx_(ctx), name_(name) {
     if (!ctx_.trace) return;
     cost_ = cost_of();
     ctx_.compute().synchronize();

@@ -10,8 +10,9 @@ namespace boreas {
 
 /// Edges j -> i from `num_src` sources to `num_dst` destinations, in two orders that share the edge numbers:
 ///
-///   by destination (CSC)  dst_ptr [num_dst + 1] i64, src_of [M] i32: edge m ends in i for dst_ptr[i] <= m < dst_ptr[i+1]
-///   by source      (CSR)  src_ptr [num_src + 1] i64, edge_of [M] i32, dst_of [M] i32: positions src_ptr[j] .. src_ptr[j+1]
+///   by destination (CSC)  dst_ptr [num_dst + 1] i64, src_of [M] i32: edge m ends in i for dst_ptr[i] <= m <
+///   dst_ptr[i+1] by source      (CSR)  src_ptr [num_src + 1] i64, edge_of [M] i32, dst_of [M] i32: positions
+///   src_ptr[j] .. src_ptr[j+1]
 ///                         list the edges that leave j, ascending, and where they end
 ///
 /// Both passes of a backward therefore reduce in a fixed order: no float atomics. Nodes without edges are legal.
@@ -57,10 +58,10 @@ SortedEdges sort_by_destination(int64_t num_src, int64_t num_dst, std::span<cons
 /// those used.
 struct Subgraph {
   Graph graph;
-  Range dst;        ///< in the parent
-  Range edges;      ///< in the parent; contiguous, because edges are sorted by destination
-  Buffer storage;   ///< owns src_ids
-  Tensor src_ids;   ///< i32 [graph.num_src()]: source in the parent, ascending, unique
+  Range dst;       ///< in the parent
+  Range edges;     ///< in the parent; contiguous, because edges are sorted by destination
+  Buffer storage;  ///< owns src_ids
+  Tensor src_ids;  ///< i32 [graph.num_src()]: source in the parent, ascending, unique
 };
 Subgraph restrict_to(const Graph& graph, Range dst);  ///< host graphs only
 

@@ -65,7 +65,8 @@ TEST(Layering, EveryIncludeIsAllowed) {
     for (const auto& [file, target, quoted] : includes_below(folder)) {
       if (!quoted) continue;
       ++num_checked;
-      ASSERT_NE(target.find('/'), std::string::npos) << file << " includes \"" << target << "\": write the path from the root";
+      ASSERT_NE(target.find('/'), std::string::npos)
+          << file << " includes \"" << target << "\": write the path from the root";
       const auto& allowed = kMayInclude.at(place_of(file));
       const bool own = allowed.contains("own") && folder_of(file) == folder_of(target);
       const std::string place = place_of(target);
