@@ -1,0 +1,168 @@
+#include "models/loss.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "kernels/core/near_names.h"
+#include "kernels/core/op.h"
+#include "kernels/loss/loss.h"
+
+namespace boreas {
+namespace {
+
+LossKind kind_of(Score score) {
+  switch (score) {
+    case Score::mae:
+      return LossKind::mae;
+    case Score::rmse:
+      return LossKind::rmse;
+    case Score::huber:
+      return LossKind::huber;
+    case Score::logcosh:
+      return LossKind::logcosh;
+    case Score::mse:
+    case Score::crps:
+      break;
+  }
+  return LossKind::mse;
+}
+
+double level_weight(const PressureLevelConfig& config, double level) {
+  const double x = config.slope * level;
+  switch (config.scaling) {
+    case LevelScaling::none:
+      break;
+    case LevelScaling::relu:
+      return std::max(config.intercept, x);
+    case LevelScaling::linear:
+      return x + config.intercept;
+    case LevelScaling::polynomial:
+      return x * x + config.intercept;
+  }
+  return 1;
+}
+
+double tendency_weight(TendencyScaling scaling, const VariableTable& variables, const VariableStatistics& statistics,
+                       int64_t v) {
+  if (scaling == TendencyScaling::none || variables.role(v) != Role::prognostic) return 1;
+  const auto size = size_t(variables.size());
+  BOREAS_CHECK(
+      statistics.stdev.size() == size && statistics.tendency_stdev.size() == size, config,
+      "loss.tendency is {} but the dataset has no tendency statistics for the model's step; create the dataset with "
+      "them or set loss.tendency: none",
+      to_string(scaling));
+  const double ratio = statistics.stdev[size_t(v)] / statistics.tendency_stdev[size_t(v)];
+  return scaling == TendencyScaling::variance ? ratio * ratio : ratio;
+}
+
+void check_weights_are_used(const std::map<std::string, double>& weights, const VariableTable& variables) {
+  std::vector<std::string> known = variables.output_names();
+  for (const int32_t v : variables.output()) known.push_back(variables.base(v));
+  for (const auto& [name, weight] : weights)
+    BOREAS_CHECK(std::find(known.begin(), known.end(), name) != known.end(), config,
+                 "loss.variable_weights: '{}' is neither an output of the model nor the base name of one{}", name,
+                 near_names(name, known));
+}
+
+}  // namespace
+
+std::vector<double> variable_scaling(const LossConfig& config, const VariableTable& variables,
+                                     const VariableStatistics& statistics) {
+  check_weights_are_used(config.variable_weights, variables);
+  const std::vector<std::string>& on_levels = config.pressure_level.variables;
+  std::vector<double> weights;
+  for (const int32_t v : variables.output()) {
+    double weight = 1;
+    for (const std::string& name : {variables.name(v), variables.base(v)})
+      if (const auto given = config.variable_weights.find(name); given != config.variable_weights.end()) {
+        weight = given->second;
+        break;
+      }
+    const bool on_level = std::find(on_levels.begin(), on_levels.end(), variables.base(v)) != on_levels.end();
+    if (on_level && variables.level(v)) weight *= level_weight(config.pressure_level, *variables.level(v));
+    weight *= tendency_weight(config.tendency, variables, statistics, v);
+    BOREAS_CHECK(std::isfinite(weight) && weight >= 0, config,
+                 "the weight of variable '{}' in the loss is {}; expected a finite number that is not negative. Check "
+                 "loss.variable_weights, loss.pressure_level and the tendency statistics",
+                 variables.name(v), weight);
+    weights.push_back(weight);
+  }
+  return weights;
+}
+
+std::vector<double> node_scaling(std::span<const double> areas, std::span<const uint8_t> mask) {
+  BOREAS_CHECK(mask.empty() || mask.size() == areas.size(), invalid_argument,
+               "the output mask has {} values but there are {} nodes", mask.size(), areas.size());
+  std::vector<double> weights(areas.begin(), areas.end());
+  for (size_t n = 0; n < weights.size(); ++n) {
+    BOREAS_CHECK(std::isfinite(weights[n]) && weights[n] >= 0, invalid_argument,
+                 "node {} has area {}; expected at least 0", n, weights[n]);
+    if (!mask.empty() && mask[n] == 0) weights[n] = 0;
+  }
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  BOREAS_CHECK(total > 0, invalid_argument, "the areas of the {} nodes that count sum to {}; the loss would be empty",
+               weights.size(), total);
+  for (double& weight : weights) weight /= total;
+  return weights;
+}
+
+Loss::Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
+           std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
+           std::span<const uint8_t> output_mask)
+    : score_(config.score), crps_alpha_(config.crps_alpha), ignore_nans_(config.ignore_nans) {
+  const std::vector<double> nodes = node_scaling(areas, output_mask);
+  const std::vector<double> scaling = variable_scaling(config, variables, statistics);
+  std::vector<double> columns;
+  for (int64_t t = 0; t < num_output_steps; ++t)
+    for (const double weight : scaling) columns.push_back(weight / (double(num_output_steps) * double(scaling.size())));
+
+  std::vector<double> all = nodes;
+  all.insert(all.end(), columns.begin(), columns.end());
+  all.insert(all.end(), columns.size(), 1.0);
+  const auto size = int64_t(all.size());
+  const DType type = accumulator_of(dtype);
+  storage_ = Buffer::on(device, size * size_of(type), "loss weights");
+  dispatch_float(type, [&]<class T>() {
+    const std::vector<T> values(all.begin(), all.end());
+    const Stream stream(device);
+    copy_bytes(stream, storage_.data(), device, values.data(), Device::cpu(), storage_.bytes());
+    stream.synchronize();
+  });
+  const auto num_nodes = int64_t(nodes.size()), num_columns = int64_t(columns.size());
+  node_weights_ = storage_.tensor(type, {num_nodes});
+  column_weights_ = storage_.tensor(type, {num_columns}, num_nodes * size_of(type));
+  unit_weights_ = storage_.tensor(type, {num_columns}, (num_nodes + num_columns) * size_of(type));
+}
+
+void Loss::score(Context& ctx, const Call& call, const Tensor& column_weights) const {
+  if (score_ == Score::crps) {
+    run(ctx, CrpsLoss{.prediction = call.prediction,
+                      .target = call.target,
+                      .node_weights = node_weights_,
+                      .column_weights = column_weights,
+                      .num_items = call.num_items,
+                      .num_members = call.num_members,
+                      .alpha = crps_alpha_,
+                      .ignore_nans = ignore_nans_,
+                      .loss = call.loss,
+                      .d_prediction = call.d_prediction,
+                      .loss_scale = call.loss_scale});
+    return;
+  }
+  BOREAS_CHECK(call.num_members == 1, invalid_argument,
+               "the score {} is for one member but the prediction has {}; use crps", to_string(score_),
+               call.num_members);
+  run(ctx, WeightedLoss{.kind = kind_of(score_),
+                        .prediction = call.prediction,
+                        .target = call.target,
+                        .node_weights = node_weights_,
+                        .column_weights = column_weights,
+                        .num_items = call.num_items,
+                        .ignore_nans = ignore_nans_,
+                        .loss = call.loss,
+                        .d_prediction = call.d_prediction,
+                        .loss_scale = call.loss_scale});
+}
+
+}  // namespace boreas
