@@ -81,9 +81,21 @@ class Hdf5File {
 
  private:
   Hdf5File(std::string path, std::string written_path, int64_t file);
+  // These take cleaned names and need the lock.
+  void require(const std::string& name) const;
+  void require_writable() const;
+  void require_rows(const std::string& name, int64_t first_row, const Tensor& rows) const;
+  void require_stored(const std::string& name, int64_t bytes) const;
+  std::string transfer(const std::string& name, int64_t first_row, const Tensor& tensor, bool to_file) const;
+  void read_whole(const std::string& name, DType dtype, void* values) const;
+  void write_raw_attribute(const std::string& object, const std::string& name, int64_t type, const void* value);
+  int64_t open_attribute(const std::string& object, const std::string& name) const;
+  void read_number(const std::string& object, const std::string& name, bool integer, void* value) const;
+  [[noreturn]] void fail_write(const std::string& name, const std::string& why);
+  void discard() noexcept;
+  // These take the lock.
   int64_t checked_size(const std::string& name, DType dtype) const;
   void read_flat(const std::string& name, DType dtype, void* values) const;
-  void discard() noexcept;
 
   std::string path_;          // the name that users know
   std::string written_path_;  // where the bytes go until commit; empty for a file open for reading

@@ -41,6 +41,9 @@ struct TimeStep {
 TimeStep parse_step(std::string_view text);
 std::string format_step(TimeStep step);  ///< the shortest of the forms above: "6h", "1d", "730.5h", "1M"
 
+/// The form that Anemoi datasets hold, whole numbers of d, h, m (minutes) or s: "43830m"; "P1M" for months.
+std::string frequency_attribute(TimeStep step);
+
 /// date + n steps (n may be negative). Months keep day and time of day; a day that the month lacks becomes its last.
 int64_t advance(int64_t date, TimeStep step, int64_t n = 1);
 /// n steps as seconds from `date`: the lead time.

@@ -1,0 +1,90 @@
+#include "io/graph_file.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+GraphData small_graph() {
+  GraphData graph;
+  graph.nodes.push_back({"data", {0.1, 0.2, 0.3}, {1, 2, 3}, {{"area_weight", {0.5, 0.25, 0.25}}}});
+  graph.nodes.push_back({"a hidden one", {-0.5, 0.5}, {0, 6}, {}});
+  graph.edges.push_back({"data",
+                         "a hidden one",
+                         {0, 2, 1},
+                         {0, 0, 1},
+                         {"edge_length", "edge_dirs"},
+                         {1, 2},
+                         {1, 2, 3, 4, 5, 6, 7, 8, 9}});
+  graph.edges.push_back({"a hidden one", "data", {}, {}, {"edge_length"}, {1}, {}});
+  return graph;
+}
+
+void expect_equal(const GraphData& a, const GraphData& b) {
+  ASSERT_EQ(a.nodes.size(), b.nodes.size());
+  for (size_t i = 0; i < a.nodes.size(); ++i) {
+    EXPECT_EQ(a.nodes[i].name, b.nodes[i].name);
+    EXPECT_EQ(a.nodes[i].latitudes, b.nodes[i].latitudes);
+    EXPECT_EQ(a.nodes[i].longitudes, b.nodes[i].longitudes);
+    EXPECT_EQ(a.nodes[i].attributes, b.nodes[i].attributes);
+  }
+  ASSERT_EQ(a.edges.size(), b.edges.size());
+  for (size_t i = 0; i < a.edges.size(); ++i) {
+    EXPECT_EQ(a.edges[i].src, b.edges[i].src);
+    EXPECT_EQ(a.edges[i].dst, b.edges[i].dst);
+    EXPECT_EQ(a.edges[i].src_of, b.edges[i].src_of);
+    EXPECT_EQ(a.edges[i].dst_of, b.edges[i].dst_of);
+    EXPECT_EQ(a.edges[i].attribute_names, b.edges[i].attribute_names);
+    EXPECT_EQ(a.edges[i].attribute_widths, b.edges[i].attribute_widths);
+    EXPECT_EQ(a.edges[i].attributes, b.edges[i].attributes);
+  }
+}
+
+TEST(GraphFile, ReadsBackWhatWasWritten) {
+  test::TemporaryFolder folder;
+  const GraphData graph = small_graph();
+  save_graph(folder / "graph.h5", graph);
+  expect_equal(load_graph(folder / "graph.h5"), graph);
+  EXPECT_EQ(stored_graph_hash(Hdf5File::open(folder / "graph.h5"), ""), graph.hash());
+}
+
+TEST(GraphFile, LivesInAGroupOfACheckpoint) {
+  test::TemporaryFolder folder;
+  const GraphData graph = small_graph();
+  {
+    Hdf5File file = Hdf5File::create(folder / "checkpoint.h5");
+    file.write_text("config", "x");
+    save_graph(file, "graph", graph);
+    file.commit();
+  }
+  const Hdf5File file = Hdf5File::open(folder / "checkpoint.h5");
+  expect_equal(load_graph(file, "graph"), graph);
+  EXPECT_EQ(stored_graph_hash(file, "graph"), graph.hash());
+  EXPECT_EQ(stored_graph_hash(file, ""), "");
+  BOREAS_EXPECT_ERROR(load_graph(file, ""), invalid_argument, "has no attribute 'hash'");
+}
+
+TEST(GraphFile, RefusesWhatDoesNotFitItsHashOrItself) {
+  test::TemporaryFolder folder;
+  const auto save_as = [&](const GraphData& graph, const std::string& hash) {
+    Hdf5File file = Hdf5File::create(folder / "graph.h5");
+    save_graph(file, "", graph);
+    file.write_attribute("", "hash", hash);
+    file.commit();
+  };
+  GraphData graph = small_graph();
+  save_as(graph, "0123456789abcdef");
+  BOREAS_EXPECT_ERROR(load_graph(folder / "graph.h5"), corrupt_data, "states 0123456789abcdef");
+  graph.edges[0].src_of[1] = 17;
+  save_as(graph, graph.hash());
+  BOREAS_EXPECT_ERROR(load_graph(folder / "graph.h5"), corrupt_data, "17");
+  graph = small_graph();
+  graph.nodes[0].name = "a/b";
+  BOREAS_EXPECT_ERROR(save_graph(folder / "other.h5", graph), invalid_argument, "'a/b'");
+}
+
+}  // namespace
+}  // namespace boreas
