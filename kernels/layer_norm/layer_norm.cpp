@@ -1,0 +1,58 @@
+#include "kernels/layer_norm/layer_norm.h"
+
+#include "kernels/core/check.h"
+#include "kernels/core/cpu_loops.h"
+
+namespace boreas {
+
+namespace {
+
+template <class Op>
+void check_common(const Op& op) {
+  check_floating(op.name, "x", op.x);
+  check_dtype(op.name, "gamma", op.gamma, op.x.dtype());
+  check_dtype(op.name, "stats", op.stats, accumulator_of(op.x.dtype()));
+  BOREAS_CHECK(op.groups >= 1 && op.x.cols() % op.groups == 0, invalid_argument,
+               "{}: rows of {} values cannot be split into {} equal groups", op.name, op.x.cols(), op.groups);
+  const int64_t width = op.x.cols() / op.groups;
+  BOREAS_CHECK(op.gamma.size() == width && op.gamma.contiguous(), shape,
+               "{}: gamma has {} channels but x is {} in {} groups of {}; they must agree", op.name, op.gamma.size(),
+               to_string(op.x), op.groups, width);
+  check_shape(op.name, "stats", op.stats, op.x.rows() * op.groups, 2, "x", op.x);
+}
+
+void check_like_x(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
+  check_dtype(op, name, tensor, x.dtype());
+  check_shape(op, name, tensor, x.rows(), x.cols(), "x", x);
+}
+
+}  // namespace
+
+void LayerNormForward::check() const {
+  check_common(*this);
+  check_like_x(name, "y", y, x);
+  if (beta) {
+    check_dtype(name, "beta", beta, x.dtype());
+    check_vector(name, "beta", beta, gamma.size(), "gamma", gamma);
+  }
+  BOREAS_CHECK(eps > 0, invalid_argument, "{}: eps is {} but must be positive", name, eps);
+}
+
+void LayerNormBackward::check() const {
+  check_common(*this);
+  check_like_x(name, "d_y", d_y, x);
+  check_like_x(name, "d_x", d_x, x);
+  if (d_residual) check_like_x(name, "d_residual", d_residual, x);
+  for (const auto& [label, tensor] : {std::pair{"d_gamma", d_gamma}, std::pair{"d_beta", d_beta}}) {
+    if (tensor.empty()) continue;
+    check_dtype(name, label, tensor, accumulator_of(x.dtype()));
+    check_vector(name, label, tensor, gamma.size(), "gamma", gamma);
+  }
+}
+
+int64_t LayerNormBackward::scratch_bytes() const {
+  if (!d_gamma && !d_beta) return 0;
+  return cpu::summation_parts(x.rows()).num_parts() * 2 * gamma.size() * size_of(accumulator_of(x.dtype()));
+}
+
+}  // namespace boreas

@@ -1,0 +1,66 @@
+#include "kernels/linear/linear.h"
+
+#include <limits>
+
+#include "kernels/core/check.h"
+#include "kernels/core/cpu_loops.h"
+
+namespace boreas {
+
+namespace {
+
+void check_widths(const char* op, int64_t m, int64_t k) {
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+  BOREAS_CHECK(m <= kLargest && k <= kLargest, unsupported,
+               "{}: a weight of [{}, {}] has more rows or columns than a matrix product takes ({})", op, m, k,
+               kLargest);
+}
+
+}  // namespace
+
+void LinearForward::check() const {
+  check_floating(name, "x", x);
+  check_dtype(name, "weight", weight, x.dtype());
+  check_dtype(name, "y", y, x.dtype());
+  BOREAS_CHECK(weight.cols() == x.cols(), shape, "{}: weight {} has {} inputs but x is {}; they must agree", name,
+               to_string(weight), weight.cols(), to_string(x));
+  check_shape(name, "y", y, x.rows(), weight.rows(), "weight", weight);
+  if (bias) {
+    check_dtype(name, "bias", bias, x.dtype());
+    check_vector(name, "bias", bias, weight.rows(), "weight", weight);
+  }
+  if (residual) {
+    check_dtype(name, "residual", residual, x.dtype());
+    check_shape(name, "residual", residual, y.rows(), y.cols(), "y", y);
+  }
+  check_widths(name, weight.rows(), weight.cols());
+}
+
+void LinearBackward::check() const {
+  check_floating(name, "d_y", d_y);
+  if (d_x) {
+    check_dtype(name, "weight", weight, d_y.dtype());
+    check_dtype(name, "d_x", d_x, d_y.dtype());
+    check_shape(name, "weight", weight, d_y.cols(), d_x.cols(), "d_y", d_y);
+    check_shape(name, "d_x", d_x, d_y.rows(), weight.cols(), "d_y", d_y);
+    check_widths(name, weight.rows(), weight.cols());
+  }
+  if (d_weight) {
+    check_dtype(name, "x", x, d_y.dtype());
+    check_dtype(name, "d_weight", d_weight, accumulator_of(d_y.dtype()));
+    check_shape(name, "x", x, d_y.rows(), d_weight.cols(), "d_y", d_y);
+    check_shape(name, "d_weight", d_weight, d_y.cols(), x.cols(), "x", x);
+    check_widths(name, d_weight.rows(), d_weight.cols());
+  }
+  if (d_bias) {
+    check_dtype(name, "d_bias", d_bias, accumulator_of(d_y.dtype()));
+    check_vector(name, "d_bias", d_bias, d_y.cols(), "d_y", d_y);
+  }
+}
+
+int64_t LinearBackward::scratch_bytes() const {
+  if (!d_bias) return 0;
+  return cpu::summation_parts(d_y.rows()).num_parts() * d_y.cols() * size_of(accumulator_of(d_y.dtype()));
+}
+
+}  // namespace boreas

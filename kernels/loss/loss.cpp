@@ -1,0 +1,60 @@
+#include "kernels/loss/loss.h"
+
+#include "kernels/core/check.h"
+#include "kernels/core/cpu_loops.h"
+
+namespace boreas {
+
+namespace {
+
+template <class Op>
+void check_common(const Op& op) {
+  check_floating(op.name, "prediction", op.prediction);
+  const DType dtype = op.prediction.dtype(), accumulator = accumulator_of(dtype);
+  check_dtype(op.name, "target", op.target, dtype);
+  check_dtype(op.name, "node_weights", op.node_weights, accumulator);
+  check_dtype(op.name, "column_weights", op.column_weights, accumulator);
+  check_dtype(op.name, "loss", op.loss, accumulator);
+  check_vector(op.name, "column_weights", op.column_weights, op.prediction.cols(), "prediction", op.prediction);
+  BOREAS_CHECK((op.loss.size() == 1 || op.loss.size() == op.prediction.cols()) && op.loss.contiguous(), shape,
+               "{}: loss is {} but must be 1 value, or one for each of the {} columns", op.name, to_string(op.loss),
+               op.prediction.cols());
+  if (op.d_prediction) {
+    check_dtype(op.name, "d_prediction", op.d_prediction, dtype);
+    check_shape(op.name, "d_prediction", op.d_prediction, op.prediction.rows(), op.prediction.cols(), "prediction",
+                op.prediction);
+  }
+  BOREAS_CHECK(op.num_items >= 1 && op.target.rows() % op.num_items == 0, shape,
+               "{}: target {} cannot be split into {} items of equal rows", op.name, to_string(op.target),
+               op.num_items);
+}
+
+}  // namespace
+
+void WeightedLoss::check() const {
+  check_common(*this);
+  check_shape(name, "target", target, prediction.rows(), prediction.cols(), "prediction", prediction);
+  const int64_t num_nodes = target.rows() / num_items;
+  BOREAS_CHECK((node_weights.size() == num_nodes || node_weights.size() == target.rows()) && node_weights.contiguous(),
+               shape, "{}: node_weights is {} but must hold {} values (one a node) or {} (one a row)", name,
+               to_string(node_weights), num_nodes, target.rows());
+}
+
+int64_t WeightedLoss::scratch_bytes() const {
+  return cpu::summation_parts(prediction.rows()).num_parts() * loss.size() * int64_t(sizeof(double));
+}
+
+void CrpsLoss::check() const {
+  check_common(*this);
+  BOREAS_CHECK(num_members >= 2, invalid_argument, "{}: an ensemble score needs two members or more, not {}", name,
+               num_members);
+  BOREAS_CHECK(alpha >= 0 && alpha <= 1, invalid_argument, "{}: alpha is {} but must lie in [0, 1]", name, alpha);
+  check_shape(name, "prediction", prediction, target.rows() * num_members, target.cols(), "target", target);
+  check_vector(name, "node_weights", node_weights, target.rows() / num_items, "target", target);
+}
+
+int64_t CrpsLoss::scratch_bytes() const {
+  return cpu::summation_parts(target.rows()).num_parts() * (loss.size() + num_members) * int64_t(sizeof(double));
+}
+
+}  // namespace boreas
