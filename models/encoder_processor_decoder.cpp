@@ -1,0 +1,239 @@
+#include "models/encoder_processor_decoder.h"
+
+#include "kernels/elementwise/elementwise.h"
+
+namespace boreas {
+
+namespace {
+
+Graph make_graph(const GraphData& data, const EdgeSet& edges) {
+  const int64_t num_src = data.node_set(edges.src).size(), num_dst = data.node_set(edges.dst).size();
+  std::vector<int64_t> dst_ptr(size_t(num_dst + 1), 0);
+  for (const int32_t dst : edges.dst_of) ++dst_ptr[size_t(dst) + 1];
+  for (int64_t i = 0; i < num_dst; ++i) dst_ptr[size_t(i) + 1] += dst_ptr[size_t(i)];
+  return Graph::from_sorted(num_src, num_dst, dst_ptr, edges.src_of);
+}
+
+ModelShape checked(ModelShape shape) {
+  BOREAS_CHECK(shape.num_input_steps > 0 && shape.num_output_steps > 0 && shape.num_inputs > 0 && shape.num_outputs > 0,
+               config, "a model needs at least one step and one variable in and out, not {} x {} in and {} x {} out",
+               shape.num_input_steps, shape.num_inputs, shape.num_output_steps, shape.num_outputs);
+  BOREAS_CHECK(shape.input_prognostic.size() == shape.output_prognostic.size(), internal,
+               "{} prognostic inputs but {} prognostic outputs", shape.input_prognostic.size(),
+               shape.output_prognostic.size());
+  return shape;
+}
+
+BlockShape processor_shape(const ModelConfig& config) {
+  BlockShape shape = BlockShape::of(config);
+  shape.qk_norm = config.processor.qk_norm.value_or(config.qk_norm);
+  return shape;
+}
+
+}  // namespace
+
+EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, ModelShape shape, const GraphData& graph,
+                                                 ParameterStore& store)
+    : shape_(checked(std::move(shape))),
+      num_channels_(config.num_channels),
+      latent_skip_(config.latent_skip),
+      data_attributes_(store, graph.node_set(shape_.data_name), config.trainable.data),
+      hidden_attributes_(store, graph.node_set(shape_.hidden_name), config.trainable.hidden),
+      encoder_edges_(store, "encoder_graph_provider." + shape_.data_name,
+                     graph.edge_set(shape_.data_name, shape_.hidden_name), config.trainable.encoder),
+      decoder_edges_(store, "decoder_graph_provider." + shape_.data_name,
+                     graph.edge_set(shape_.hidden_name, shape_.data_name), config.trainable.decoder),
+      encoder_(store, "encoder." + shape_.data_name, BlockShape::of(config),
+               {.kind = Mapper::Kind::encoder,
+                .src_channels = input_columns() + data_attributes_.num_columns(),
+                .dst_channels = hidden_attributes_.num_columns(),
+                .edge_channels = encoder_edges_.num_columns(),
+                .num_chunks = config.encoder.num_chunks,
+                .recompute = config.recompute != Recompute::none},
+               make_graph(graph, graph.edge_set(shape_.data_name, shape_.hidden_name))),
+      decoder_(store, "decoder." + shape_.data_name, BlockShape::of(config),
+               {.kind = Mapper::Kind::decoder,
+                .src_channels = config.num_channels,
+                .dst_channels = input_columns() + data_attributes_.num_columns(),
+                .out_channels = output_columns(),
+                .edge_channels = decoder_edges_.num_columns(),
+                .num_chunks = config.decoder.num_chunks,
+                .recompute = config.recompute != Recompute::none,
+                .zero_extractor = config.decoder.initialise_data_extractor_zero},
+               make_graph(graph, graph.edge_set(shape_.hidden_name, shape_.data_name))) {
+  const bool recompute = config.recompute != Recompute::none;
+  switch (config.processor.kind) {
+    case ProcessorKind::graph_transformer: {
+      const EdgeSet& edges = graph.edge_set(shape_.hidden_name, shape_.hidden_name);
+      processor_edges_.emplace(store, "processor_graph_provider", edges, config.trainable.processor);
+      processor_.emplace(store, "processor", processor_shape(config), config.processor.num_layers, recompute,
+                         make_graph(graph, edges), processor_edges_->num_columns());
+      break;
+    }
+    case ProcessorKind::transformer:
+      processor_.emplace(store, "processor", processor_shape(config), config.processor.num_layers, recompute,
+                         hidden_attributes_.num_nodes(), config.processor.window);
+      break;
+    case ProcessorKind::none:
+      break;
+  }
+}
+
+int64_t EncoderProcessorDecoder::num_items(const Tensor& x) const {
+  BOREAS_CHECK(x.cols() == input_columns() && x.rows() > 0 && x.rows() % num_data_nodes() == 0, shape,
+               "model: x is {}; expected a multiple of {} rows (data nodes) and {} columns ({} steps of {} variables)",
+               to_string(x), num_data_nodes(), input_columns(), shape_.num_input_steps, shape_.num_inputs);
+  return x.rows() / num_data_nodes();
+}
+
+Tensor EncoderProcessorDecoder::output_step(const Tensor& y, int64_t step) const {
+  return y.columns({step * shape_.num_outputs, (step + 1) * shape_.num_outputs});
+}
+
+Tensor EncoderProcessorDecoder::latest_input(const Tensor& x) const {
+  return x.columns({(shape_.num_input_steps - 1) * shape_.num_inputs, shape_.num_input_steps * shape_.num_inputs});
+}
+
+void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+  const Arena::Mark begin = ctx.arena().mark(Keep::saved);
+  const Scope scope(ctx);
+  const Keep keep = keep_if(saved);
+  const DType dtype = in.x.dtype();
+  const int64_t data_rows = in.x.rows(), hidden_rows = num_items(in.x) * num_hidden_nodes();
+  Saved s;
+  s.begin = begin;
+
+  {
+    const OwnerScope owner(ctx, "inputs");
+    s.data = ctx.alloc(keep, dtype, {data_rows, input_columns() + data_attributes_.num_columns()});
+    run(ctx, Copy{.x = in.x, .y = s.data.columns({0, input_columns()})});
+    data_attributes_.forward(ctx, s.data.columns({input_columns(), s.data.cols()}));
+    s.hidden = ctx.alloc(keep, dtype, {num_hidden_nodes(), hidden_attributes_.num_columns()});
+    hidden_attributes_.forward(ctx, s.hidden);
+    s.encoder_edges = encoder_edges_.forward(ctx, keep);
+    s.decoder_edges = decoder_edges_.forward(ctx, keep);
+    if (processor_edges_) s.processor_edges = processor_edges_->forward(ctx, keep);
+    s.latent = ctx.alloc(keep, dtype, {hidden_rows, num_channels_});
+    s.processed = processor_ ? ctx.alloc(keep, dtype, {hidden_rows, num_channels_}) : s.latent;
+  }
+  {
+    const OwnerScope owner(ctx, "encoder");
+    encoder_.forward(ctx, {.x_src = s.data, .x_dst = s.hidden, .edge_attributes = s.encoder_edges}, {.x_dst = s.latent},
+                     saved ? &s.encoder : nullptr);
+  }
+  if (processor_) {
+    const OwnerScope owner(ctx, "processor");
+    processor_->forward(ctx, {.x = s.latent, .edge_attributes = s.processor_edges}, {.y = s.processed},
+                        saved ? &s.processor : nullptr);
+    if (latent_skip_) run(ctx, Add{.a = s.processed, .b = s.latent, .y = s.processed});
+  }
+  Tensor y = out.y;  // backward of a bounding reads the values before it, so they are needed even if y is not
+  if (!y && saved && !shape_.boundings.empty()) y = ctx.alloc(Keep::scratch, dtype, {data_rows, output_columns()});
+  {
+    const OwnerScope owner(ctx, "decoder");
+    decoder_.forward(ctx, {.x_src = s.processed, .x_dst = s.data, .edge_attributes = s.decoder_edges}, {.x_dst = y},
+                     saved ? &s.decoder : nullptr);
+  }
+  if (y) {
+    const OwnerScope owner(ctx, "outputs");
+    for (int64_t t = 0; t < shape_.num_output_steps; ++t) {
+      const Tensor step = output_step(y, t);
+      run(ctx, AddColumns{.x = latest_input(in.x),
+                          .x_columns = shape_.input_prognostic,
+                          .y = step,
+                          .y_columns = shape_.output_prognostic});
+      for (const ResolvedBounding& bounding : shape_.boundings) bound(ctx, bounding, step, saved ? &s : nullptr);
+    }
+  }
+  if (saved) *saved = std::move(s);
+}
+
+void EncoderProcessorDecoder::bound(Context& ctx, const ResolvedBounding& bounding, const Tensor& step,
+                                    Saved* saved) const {
+  if (bounding.columns.empty()) return;
+  const BoundingRule rule = bounding.rule();
+  if (saved) {
+    std::vector<int32_t> from(bounding.columns), to(size_t(rule.num_saved_columns()));
+    if (rule.is_fraction()) from.push_back(rule.total_column);
+    for (size_t i = 0; i < to.size(); ++i) to[i] = int32_t(i);
+    const Tensor before = ctx.alloc(Keep::saved, step.dtype(), {step.rows(), rule.num_saved_columns()});
+    run(ctx, CopyColumns{.x = step, .x_columns = from, .y = before, .y_columns = to});
+    saved->before_bounding.push_back(before);
+  }
+  run(ctx, BoundingForward{.rule = rule, .y = step});
+}
+
+void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,
+                                       const Inputs& d_in) const {
+  {
+    const Scope scope(ctx);
+    const DType dtype = in.x.dtype();
+    const int64_t data_rows = in.x.rows(), hidden_rows = num_items(in.x) * num_hidden_nodes();
+
+    Tensor d_y = d_out.y;
+    if (!saved.before_bounding.empty()) {
+      d_y = ctx.alloc(Keep::scratch, dtype, {data_rows, output_columns()});
+      run(ctx, Copy{.x = d_out.y, .y = d_y});
+      size_t n = saved.before_bounding.size();
+      for (int64_t t = shape_.num_output_steps; t-- > 0;)
+        for (size_t b = shape_.boundings.size(); b-- > 0;) {
+          if (shape_.boundings[b].columns.empty()) continue;
+          run(ctx, BoundingBackward{.rule = shape_.boundings[b].rule(),
+                                    .y_before = saved.before_bounding[--n],
+                                    .d_y = output_step(d_y, t)});
+        }
+    }
+    if (d_in.x) {
+      run(ctx, Fill{.y = d_in.x, .value = 0});
+      for (int64_t t = 0; t < shape_.num_output_steps; ++t)
+        run(ctx, AddColumns{.x = output_step(d_y, t),
+                            .x_columns = shape_.output_prognostic,
+                            .y = latest_input(d_in.x),
+                            .y_columns = shape_.input_prognostic});
+    }
+
+    // Gradients of the node features: all columns if x wants its own, else the trainable ones, which stand last.
+    const auto feature_gradient = [&](int64_t rows, const Tensor& features, int64_t num_trainable, bool all) {
+      const int64_t cols = all ? features.cols() : num_trainable;
+      return cols > 0 ? ctx.alloc(Keep::scratch, dtype, {rows, cols}) : Tensor();
+    };
+    const Tensor d_data = feature_gradient(data_rows, saved.data, data_attributes_.num_trainable(), bool(d_in.x));
+    const Tensor d_latent = ctx.alloc(Keep::scratch, dtype, {hidden_rows, num_channels_});
+    {
+      const Scope processed(ctx);
+      const Tensor d_processed = processor_ ? ctx.alloc(Keep::scratch, dtype, {hidden_rows, num_channels_}) : d_latent;
+      {
+        const OwnerScope owner(ctx, "decoder");
+        decoder_.backward(ctx, {.x_src = saved.processed, .x_dst = saved.data, .edge_attributes = saved.decoder_edges},
+                          saved.decoder, {.x_dst = d_y},
+                          {.x_src = d_processed, .x_dst = d_data, .edge_attributes = decoder_edges_.gradient()});
+      }
+      if (processor_) {
+        const OwnerScope owner(ctx, "processor");
+        processor_->backward(
+            ctx, {.x = saved.latent, .edge_attributes = saved.processor_edges}, saved.processor, {.y = d_processed},
+            {.x = d_latent, .edge_attributes = processor_edges_ ? processor_edges_->gradient() : Tensor()});
+        if (latent_skip_) run(ctx, Add{.a = d_latent, .b = d_processed, .y = d_latent});
+      }
+    }
+    const Tensor d_data_encoder =
+        feature_gradient(data_rows, saved.data, data_attributes_.num_trainable(), bool(d_in.x));
+    const Tensor d_hidden =
+        feature_gradient(num_hidden_nodes(), saved.hidden, hidden_attributes_.num_trainable(), false);
+    {
+      const OwnerScope owner(ctx, "encoder");
+      encoder_.backward(ctx, {.x_src = saved.data, .x_dst = saved.hidden, .edge_attributes = saved.encoder_edges},
+                        saved.encoder, {.x_dst = d_latent},
+                        {.x_src = d_data_encoder, .x_dst = d_hidden, .edge_attributes = encoder_edges_.gradient()});
+    }
+    if (d_hidden) hidden_attributes_.backward(ctx, d_hidden);
+    if (d_data) {
+      run(ctx, Add{.a = d_data, .b = d_data_encoder, .y = d_data});
+      data_attributes_.backward(ctx, d_data);
+    }
+    if (d_in.x) run(ctx, Add{.a = d_in.x, .b = d_data.columns({0, input_columns()}), .y = d_in.x});
+  }
+  ctx.arena().rewind(Keep::saved, saved.begin);
+}
+
+}  // namespace boreas

@@ -1,0 +1,77 @@
+// The encoder-processor-decoder model.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "kernels/graph/graph_data.h"
+#include "models/config.h"
+#include "models/layers/node_attributes.h"
+#include "models/mapper.h"
+#include "models/processor.h"
+
+namespace boreas {
+
+/// One step of a weather model on the data grid, in normalised variables:
+///
+///   s   = [x, coordinates, trainable]                      data nodes
+///   z   = Encoder(s -> hidden nodes)
+///   z'  = Processor(z) + z                                 (+ z with latent_skip; without a processor z' = z)
+///   y   = Decoder(z' -> data nodes, s)
+///   y[t, prognostic] += x[last step, prognostic]           for each output step t
+///   y   = boundings(y)                                     in order, for each output step
+///
+/// Shapes   x: [items * N_data, T_i * V_i]   y: [items * N_data, T_o * V_o]; items = batch * members, item-major;
+///          columns time-major: column t * V + v
+/// Names    those of the reference implementation: encoder.<data>, processor, decoder.<data>, node_attributes,
+///          encoder_graph_provider.<data>.trainable.trainable, ...
+/// Errors   config: heads do not divide channels, a graph without the edges that the model needs;  shape: x or y
+/// Source   Lang et al. 2024 (AIFS); the encoder-processor-decoder of Anemoi models
+class EncoderProcessorDecoder {
+ public:
+  struct Inputs {
+    Tensor x;
+  };
+  struct Outputs {
+    Tensor y;
+  };
+  struct Saved {
+    Arena::Mark begin;
+    Tensor data, hidden;  // node features
+    Tensor encoder_edges, processor_edges, decoder_edges;
+    Tensor latent, processed;  // z, z'
+    Mapper::Saved encoder, decoder;
+    Processor::Saved processor;
+    std::vector<Tensor> before_bounding;  // per output step and bounding: the columns that backward needs
+  };
+
+  EncoderProcessorDecoder(const ModelConfig& config, ModelShape shape, const GraphData& graph, ParameterStore& store);
+
+  void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
+  void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
+
+  const ModelShape& shape() const { return shape_; }
+  int64_t num_data_nodes() const { return data_attributes_.num_nodes(); }
+  int64_t num_hidden_nodes() const { return hidden_attributes_.num_nodes(); }
+  int64_t input_columns() const { return shape_.num_input_steps * shape_.num_inputs; }
+  int64_t output_columns() const { return shape_.num_output_steps * shape_.num_outputs; }
+
+ private:
+  int64_t num_items(const Tensor& x) const;
+  Tensor output_step(const Tensor& y, int64_t step) const;
+  Tensor latest_input(const Tensor& x) const;
+  void bound(Context& ctx, const ResolvedBounding& bounding, const Tensor& step, Saved* saved) const;
+
+  ModelShape shape_;
+  int64_t num_channels_;
+  bool latent_skip_;
+  NodeAttributes data_attributes_, hidden_attributes_;
+  EdgeAttributes encoder_edges_, decoder_edges_;
+  std::optional<EdgeAttributes> processor_edges_;  // graph transformer only
+  Mapper encoder_;
+  std::optional<Processor> processor_;
+  Mapper decoder_;
+};
+static_assert(Layer<EncoderProcessorDecoder>);
+
+}  // namespace boreas

@@ -1,0 +1,123 @@
+#include "models/layers/edge_attention.h"
+
+#include "kernels/activation/activation.h"
+#include "kernels/elementwise/elementwise.h"
+#include "models/layers/mlp.h"
+
+namespace boreas {
+
+BlockShape BlockShape::of(const ModelConfig& config) {
+  BlockShape shape{.num_channels = config.num_channels,
+                   .attention_channels = config.attention_channels ? config.attention_channels : config.num_channels,
+                   .num_heads = config.num_heads,
+                   .mlp_hidden = mlp_hidden_channels(config.num_channels, config.mlp_ratio),
+                   .mlp = config.mlp,
+                   .qk_norm = config.qk_norm,
+                   .edge_pre_mlp = config.edge_pre_mlp};
+  BOREAS_CHECK(shape.num_channels > 0, config, "model.num_channels is {}; it must be positive", shape.num_channels);
+  BOREAS_CHECK(
+      shape.num_heads > 0 && shape.attention_channels > 0 && shape.attention_channels % shape.num_heads == 0, config,
+      "model.num_heads is {}, which does not divide the {} attention channels; change {}", shape.num_heads,
+      shape.attention_channels,
+      config.attention_channels ? "model.attention_channels" : "model.num_channels or model.attention_channels");
+  return shape;
+}
+
+HeadNorm::HeadNorm(ParameterStore& store, const std::string& name, const BlockShape& shape) {
+  if (shape.qk_norm) norm_ = LayerNorm::of_heads(store, name, shape.attention_channels, shape.num_heads);
+}
+
+Tensor HeadNorm::alloc_stats(Context& ctx, Keep keep, const Tensor& x) const {
+  return norm_ ? norm_->alloc_stats(ctx, keep, x) : Tensor();
+}
+
+Tensor HeadNorm::forward(Context& ctx, const Tensor& x, const Tensor& stats) const {
+  if (!norm_) return x;
+  const Tensor y = ctx.alloc(Keep::scratch, x.dtype(), {x.rows(), x.cols()});
+  norm_->forward(ctx, x, y, stats);
+  return y;
+}
+
+void HeadNorm::backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d) const {
+  if (norm_) norm_->backward(ctx, x, stats, d, d);
+}
+
+EdgeAttention::EdgeAttention(ParameterStore& store, const std::string& prefix, const BlockShape& shape,
+                             int64_t edge_channels)
+    : num_heads_(shape.num_heads) {
+  const Init init = Init::linear(edge_channels);
+  weight_ = store.add(join_name(prefix, "lin_edge.weight"), {shape.attention_channels, edge_channels}, init);
+  bias_ = store.add(join_name(prefix, "lin_edge.bias"), {shape.attention_channels}, init);
+  if (shape.edge_pre_mlp) pre_.emplace(store, join_name(prefix, "edge_pre_mlp.0"), edge_channels, edge_channels);
+}
+
+Tensor EdgeAttention::features(Context& ctx, const Tensor& attributes) const {
+  if (!pre_) return attributes;
+  const Tensor y = ctx.alloc(Keep::scratch, attributes.dtype(), {attributes.rows(), attributes.cols()});
+  pre_->forward(ctx, attributes, y);
+  run(ctx, GeluForward{.x = y, .y = y});
+  return y;
+}
+
+Tensor EdgeAttention::start_gradient(Context& ctx, const Tensor& attributes, const Tensor& d_attributes) const {
+  if (!pre_) return d_attributes;
+  const Tensor d = ctx.alloc(Keep::scratch, attributes.dtype(), {attributes.rows(), attributes.cols()});
+  run(ctx, Fill{.y = d, .value = 0});
+  return d;
+}
+
+void EdgeAttention::finish_gradient(Context& ctx, const Tensor& attributes, const Tensor& d_features,
+                                    const Tensor& d_attributes) const {
+  if (!pre_) return;
+  const Scope scope(ctx);
+  const Tensor before = ctx.alloc(Keep::scratch, attributes.dtype(), {attributes.rows(), attributes.cols()});
+  pre_->forward(ctx, attributes, before);
+  run(ctx, GeluBackward{.x = before, .d_y = d_features, .d_x = before});
+  pre_->backward_parameters(ctx, attributes, before);
+  if (d_attributes) pre_->backward_input(ctx, before, d_attributes, true);
+}
+
+Tensor EdgeAttention::alloc_stats(Context& ctx, Keep keep, const Tensor& q) const {
+  return ctx.alloc(keep, accumulator_of(q.dtype()), {q.rows(), num_heads_});
+}
+
+void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& o, const Tensor& stats) const {
+  run(ctx, GraphAttentionForward{.graph = in.graph,
+                                 .q = in.q,
+                                 .k = in.k,
+                                 .v = in.v,
+                                 .edge_attributes = in.features,
+                                 .w_edge = weight_->value,
+                                 .b_edge = bias_->value,
+                                 .num_heads = num_heads_,
+                                 .o = o,
+                                 .stats = stats});
+}
+
+void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o,
+                             const Arguments& d_in) const {
+  const Scope scope(ctx);
+  const int64_t num_wanted = d_in.features ? d_in.features.cols() : 0;
+  Tensor d_features;
+  if (num_wanted > 0) d_features = ctx.alloc(Keep::scratch, in.features.dtype(), {in.features.rows(), num_wanted});
+  run(ctx, GraphAttentionBackward{.graph = in.graph,
+                                  .q = in.q,
+                                  .k = in.k,
+                                  .v = in.v,
+                                  .edge_attributes = in.features,
+                                  .w_edge = weight_->value,
+                                  .b_edge = bias_->value,
+                                  .num_heads = num_heads_,
+                                  .stats = stats,
+                                  .d_o = d_o,
+                                  .d_q = d_in.q,
+                                  .d_k = d_in.k,
+                                  .d_v = d_in.v,
+                                  .d_w_edge = weight_->grad,
+                                  .d_b_edge = bias_->grad,
+                                  .d_edge_attributes = d_features,
+                                  .first_edge_column = in.features.cols() - num_wanted});
+  if (num_wanted > 0) run(ctx, Add{.a = d_in.features, .b = d_features, .y = d_in.features});
+}
+
+}  // namespace boreas

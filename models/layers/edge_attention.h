@@ -1,0 +1,72 @@
+// Attention along edges with their attributes: what mappers and the graph-transformer block share.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "kernels/graph_attention/graph_attention.h"
+#include "models/config.h"
+#include "models/layers/norm.h"
+
+namespace boreas {
+
+/// Sizes of a transformer block, checked.
+struct BlockShape {
+  int64_t num_channels = 0, attention_channels = 0, num_heads = 0, mlp_hidden = 0;
+  MlpKind mlp = MlpKind::mlp;
+  bool qk_norm = false, edge_pre_mlp = false;
+
+  /// Throws config unless the heads divide the attention channels.
+  static BlockShape of(const ModelConfig& config);
+};
+
+/// Normalisation of queries and keys, head by head, where a model wants it.
+class HeadNorm {
+ public:
+  HeadNorm(ParameterStore& store, const std::string& name, const BlockShape& shape);
+
+  /// Room for the statistics; empty without the norm.
+  Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& x) const;
+  /// LN(x) by heads in scratch memory, or x itself without the norm.
+  Tensor forward(Context& ctx, const Tensor& x, const Tensor& stats) const;
+  /// d becomes the gradient of x where it was that of LN(x).
+  void backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d) const;
+
+ private:
+  std::optional<LayerNorm> norm_;
+};
+
+/// Graph attention (see GraphAttentionForward) with keys and values widened by the edges:
+///
+///   e = W_edge pre(a) + b_edge,   pre(a) = GELU(W_pre a + b_pre) with edge_pre_mlp, else a
+///
+/// pre(a) is computed once for all items and chunks of a call. Since edge attributes serve many calls, their gradient
+/// is added to what its caller holds (and zeroes), for as many of the last columns as that tensor has.
+class EdgeAttention {
+ public:
+  EdgeAttention(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t edge_channels);
+
+  /// pre(a), in scratch memory unless it is a.
+  Tensor features(Context& ctx, const Tensor& attributes) const;
+  /// Where the gradients of the features are summed: d_attributes itself, or zeroed scratch memory with a pre-MLP.
+  Tensor start_gradient(Context& ctx, const Tensor& attributes, const Tensor& d_attributes) const;
+  /// From the sum to the pre-MLP's parameters and to d_attributes.
+  void finish_gradient(Context& ctx, const Tensor& attributes, const Tensor& d_features,
+                       const Tensor& d_attributes) const;
+
+  struct Arguments {
+    const Graph* graph = nullptr;
+    Tensor q, k, v, features;
+  };
+  Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& q) const;
+  void forward(Context& ctx, const Arguments& in, const Tensor& o, const Tensor& stats) const;
+  /// d_in.features is added to and may be empty or narrower than the features; the others are overwritten.
+  void backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o, const Arguments& d_in) const;
+
+ private:
+  int64_t num_heads_;
+  std::optional<Linear> pre_;
+  const Parameter *weight_, *bias_;
+};
+
+}  // namespace boreas

@@ -1,0 +1,47 @@
+#include "models/layers/linear.h"
+
+namespace boreas {
+
+Linear::Linear(ParameterStore& store, const std::string& name, int64_t in, int64_t out, bool zero) {
+  const Init init = zero ? Init::zeros() : Init::linear(in);
+  weight_ = store.add(join_name(name, "weight"), {out, in}, init);
+  bias_ = store.add(join_name(name, "bias"), {out}, init);
+}
+
+Linear::Linear(ParameterStore& store, const std::string& prefix, const std::vector<ParameterStore::StackPart>& parts,
+               int64_t in, Bias bias) {
+  const auto named = [&](const char* what) {
+    std::vector<ParameterStore::StackPart> result;
+    for (const auto& part : parts) result.push_back({join_name(join_name(prefix, part.name), what), part.rows});
+    return result;
+  };
+  weight_ = store.add_stack(named("weight"), in, Init::linear(in));
+  if (bias == Bias::yes) bias_ = store.add_stack(named("bias"), 0, Init::linear(in));
+}
+
+void Linear::forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& residual) const {
+  run(ctx,
+      LinearForward{
+          .x = x, .weight = weight_->value, .bias = bias_ ? bias_->value : Tensor(), .residual = residual, .y = y});
+}
+
+void Linear::backward_parameters(Context& ctx, const Tensor& x, const Tensor& d_y) const {
+  LinearBackward op;
+  op.x = x;
+  op.d_y = d_y;
+  op.d_weight = weight_->grad;
+  if (bias_) op.d_bias = bias_->grad;
+  run(ctx, op);
+}
+
+void Linear::backward_input(Context& ctx, const Tensor& d_y, const Tensor& d_x, bool accumulate) const {
+  const int64_t in = weight_->shape[1];
+  LinearBackward op;
+  op.weight = weight_->value.columns({in - d_x.cols(), in});
+  op.d_y = d_y;
+  op.d_x = d_x;
+  op.accumulate_d_x = accumulate;
+  run(ctx, op);
+}
+
+}  // namespace boreas

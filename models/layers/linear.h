@@ -1,0 +1,36 @@
+// Linear maps, alone or several in one product.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/linear/linear.h"
+#include "models/parameters.h"
+
+namespace boreas {
+
+/// y = W x + b (+ residual), W: [out, in]. Keeps nothing but its input, which its caller holds: its two directions are
+/// therefore plain functions, and the parts of backward can be ordered so that buffers are reused.
+class Linear {
+ public:
+  enum class Bias : bool { no, yes };
+
+  /// Parameters `<name>.weight` and `<name>.bias`, U(+-1/sqrt(in)); or zero.
+  Linear(ParameterStore& store, const std::string& name, int64_t in, int64_t out, bool zero = false);
+  /// Several maps of one input as one product: rows of y are their results side by side, parameters
+  /// `<prefix>.<part>.weight`.
+  Linear(ParameterStore& store, const std::string& prefix, const std::vector<ParameterStore::StackPart>& parts,
+         int64_t in, Bias bias);
+
+  int64_t out() const { return weight_->shape[0]; }
+  void forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& residual = {}) const;
+  /// Gradients of weight and bias.
+  void backward_parameters(Context& ctx, const Tensor& x, const Tensor& d_y) const;
+  /// d_x = d_y W, or += ; with fewer columns than x: of the last columns of x.
+  void backward_input(Context& ctx, const Tensor& d_y, const Tensor& d_x, bool accumulate = false) const;
+
+ private:
+  const Parameter *weight_, *bias_ = nullptr;
+};
+
+}  // namespace boreas

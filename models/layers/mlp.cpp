@@ -1,0 +1,128 @@
+#include "models/layers/mlp.h"
+
+#include <cmath>
+
+namespace boreas {
+
+namespace {
+
+Gate gate_of(MlpKind kind) {
+  switch (kind) {
+    case MlpKind::glu:
+      return Gate::sigmoid;
+    case MlpKind::swiglu:
+      return Gate::silu;
+    case MlpKind::geglu:
+      return Gate::gelu;
+    default:
+      return Gate::relu;
+  }
+}
+
+}  // namespace
+
+int64_t mlp_hidden_channels(int64_t channels, double ratio) {
+  BOREAS_CHECK(std::isfinite(ratio) && ratio > 0, config, "model.mlp_ratio is {}; it must be a positive number", ratio);
+  return std::max<int64_t>(1, int64_t(std::floor(double(channels) * ratio + 0.5)));
+}
+
+Mlp::Mlp(ParameterStore& store, const std::string& prefix, MlpKind kind, int64_t in, int64_t hidden, int64_t out,
+         int64_t num_extra)
+    : kind_(kind), hidden_(hidden) {
+  const bool gated = kind != MlpKind::mlp;
+  // The reference counts an activation as an element of the sequence, a gated layer as one.
+  const auto name = [&](int64_t layer) { return join_name(prefix, fmt::format("mlp.{}", gated ? layer : 2 * layer)); };
+  for (int64_t i = 0; i <= num_extra; ++i) {
+    const int64_t width = i == 0 ? in : hidden;
+    if (gated)
+      layers_.emplace_back(store, name(i),
+                           std::vector<ParameterStore::StackPart>{{"gate_proj", hidden}, {"value_proj", hidden}}, width,
+                           Linear::Bias::yes);
+    else
+      layers_.emplace_back(store, name(i), width, hidden);
+  }
+  layers_.emplace_back(store, name(num_extra + 1), hidden, out);
+}
+
+void Mlp::activate(Context& ctx, const Tensor& before, const Tensor& y) const {
+  if (kind_ == MlpKind::mlp)
+    run(ctx, GeluForward{.x = before, .y = y});
+  else
+    run(ctx, GatedForward{.kind = gate_of(kind_),
+                          .gate = before.columns({0, hidden_}),
+                          .value = before.columns({hidden_, 2 * hidden_}),
+                          .y = y});
+}
+
+void Mlp::activate_backward(Context& ctx, const Tensor& before, const Tensor& d_y) const {
+  if (kind_ == MlpKind::mlp) {
+    run(ctx, GeluBackward{.x = before, .d_y = d_y, .d_x = before});
+    return;
+  }
+  const Tensor gate = before.columns({0, hidden_}), value = before.columns({hidden_, 2 * hidden_});
+  run(ctx, GatedBackward{
+               .kind = gate_of(kind_), .gate = gate, .value = value, .d_y = d_y, .d_gate = gate, .d_value = value});
+}
+
+void Mlp::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+  if (saved) *saved = {.begin = ctx.arena().mark(Keep::saved), .before_activation = {}};
+  const Scope scope(ctx);
+  const DType dtype = in.x.dtype();
+  const int64_t rows = in.x.rows();
+  Tensor activated;
+  if (saved) activated = ctx.alloc(Keep::scratch, dtype, {rows, hidden_});
+  Tensor x = in.x;
+  for (size_t i = 0; i + 1 < layers_.size(); ++i) {
+    const Tensor before = ctx.alloc(keep_if(saved), dtype, {rows, layers_[i].out()});
+    layers_[i].forward(ctx, x, before);
+    if (saved) saved->before_activation.push_back(before);
+    const bool last = i + 2 == layers_.size();
+    if (last && !out.y) return;
+    x = saved ? activated : before.columns({0, hidden_});
+    activate(ctx, before, x);
+  }
+  layers_.back().forward(ctx, x, out.y, in.residual);
+}
+
+void Mlp::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const {
+  {
+    const Scope scope(ctx);
+    const Tensor activated = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), hidden_});
+    Tensor d_y = d_out.y;
+    for (size_t i = layers_.size() - 1; i > 0; --i) {
+      const Tensor before = saved.before_activation[i - 1];
+      activate(ctx, before, activated);
+      layers_[i].backward_parameters(ctx, activated, d_y);
+      layers_[i].backward_input(ctx, d_y, activated);  // the activations have served: this is their gradient
+      activate_backward(ctx, before, activated);
+      d_y = before;  // now the gradient of what stood there
+    }
+    layers_[0].backward_parameters(ctx, in.x, d_y);
+    if (d_in.x) layers_[0].backward_input(ctx, d_y, d_in.x);
+  }
+  ctx.arena().rewind(Keep::saved, saved.begin);
+}
+
+void FeedForward::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+  if (saved) saved->begin = ctx.arena().mark(Keep::saved);
+  const Scope scope(ctx);
+  const Tensor stats = norm_.alloc_stats(ctx, keep_if(saved), in.x);
+  const Tensor normed = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), in.x.cols()});
+  norm_.forward(ctx, in.x, normed, stats);
+  mlp_.forward(ctx, {.x = normed, .residual = in.x}, {.y = out.y}, saved ? &saved->mlp : nullptr);
+  if (saved) saved->stats = stats;
+}
+
+void FeedForward::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,
+                           const Inputs& d_in) const {
+  {
+    const Scope scope(ctx);
+    const Tensor normed = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), in.x.cols()});
+    norm_.forward(ctx, in.x, normed, saved.stats);
+    mlp_.backward(ctx, {.x = normed, .residual = in.x}, saved.mlp, {.y = d_out.y}, {.x = normed, .residual = {}});
+    norm_.backward(ctx, in.x, saved.stats, normed, d_in.x, d_out.y);
+  }
+  ctx.arena().rewind(Keep::saved, saved.begin);
+}
+
+}  // namespace boreas

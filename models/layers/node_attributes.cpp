@@ -1,0 +1,70 @@
+#include "models/layers/node_attributes.h"
+
+#include <cmath>
+
+#include "kernels/elementwise/elementwise.h"
+
+namespace boreas {
+
+NodeAttributes::NodeAttributes(ParameterStore& store, const NodeSet& nodes, int64_t num_trainable) {
+  BOREAS_CHECK(num_trainable >= 0, config, "model.trainable: {} values for each node of {}; it must not be negative",
+               num_trainable, nodes.name);
+  const int64_t n = nodes.size();
+  std::vector<double> values(size_t(4 * n));
+  for (int64_t i = 0; i < n; ++i) {
+    const double latitude = nodes.latitudes[size_t(i)], longitude = nodes.longitudes[size_t(i)];
+    double* row = &values[size_t(4 * i)];
+    row[0] = std::sin(latitude);
+    row[1] = std::sin(longitude);
+    row[2] = std::cos(latitude);
+    row[3] = std::cos(longitude);
+  }
+  latlons_ = store.add_constant("node_attributes.latlons_" + nodes.name, {n, 4}, values);
+  if (num_trainable > 0)
+    trainable_ =
+        store.add("node_attributes.trainable_tensors." + nodes.name + ".trainable", {n, num_trainable}, Init::zeros());
+}
+
+void NodeAttributes::forward(Context& ctx, const Tensor& y) const {
+  const int64_t fixed = latlons_.cols();
+  for (int64_t begin = 0; begin < y.rows(); begin += num_nodes()) {
+    const Tensor item = y.slice({begin, begin + num_nodes()});
+    run(ctx, Copy{.x = latlons_, .y = item.columns({0, fixed})});
+    if (trainable_) run(ctx, Copy{.x = trainable_->value, .y = item.columns({fixed, num_columns()})});
+  }
+}
+
+void NodeAttributes::backward(Context& ctx, const Tensor& d_y) const {
+  if (!trainable_) return;
+  const Tensor d = d_y.columns({d_y.cols() - num_trainable(), d_y.cols()});
+  for (int64_t begin = 0; begin < d.rows(); begin += num_nodes())
+    run(ctx, Add{.a = trainable_->grad, .b = d.slice({begin, begin + num_nodes()}), .y = trainable_->grad});
+}
+
+EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provider, const EdgeSet& edges,
+                               int64_t num_trainable) {
+  BOREAS_CHECK(num_trainable >= 0, config, "model.trainable: {} values for each edge of {}; it must not be negative",
+               num_trainable, provider);
+  const int64_t width = edges.attribute_width();
+  BOREAS_CHECK(
+      width + num_trainable > 0, config,
+      "the edges {} -> {} have neither attributes nor trainable values; add edge_length to graph.attributes or set "
+      "model.trainable",
+      edges.src, edges.dst);
+  storage_ = Buffer::on(store.device(), edges.size() * width * size_of(store.dtype()), "graph");
+  fixed_ = storage_.tensor(store.dtype(), {edges.size(), width});
+  fill_from_host(fixed_, edges.attributes);
+  if (num_trainable > 0)
+    trainable_ = store.add(join_name(provider, "trainable.trainable"), {edges.size(), num_trainable}, Init::zeros());
+}
+
+Tensor EdgeAttributes::forward(Context& ctx, Keep keep) const {
+  if (!trainable_) return fixed_;
+  const Tensor y = ctx.alloc(keep, fixed_.dtype(), {fixed_.rows(), num_columns()});
+  const int64_t width = fixed_.cols();
+  if (width > 0) run(ctx, Copy{.x = fixed_, .y = y.columns({0, width})});
+  run(ctx, Copy{.x = trainable_->value, .y = y.columns({width, num_columns()})});
+  return y;
+}
+
+}  // namespace boreas

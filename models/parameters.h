@@ -1,0 +1,118 @@
+// Parameters by name, in flat buffers.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/core/buffer.h"
+#include "kernels/core/context.h"
+#include "kernels/core/partition.h"
+
+namespace boreas {
+
+/// How a parameter starts. Uniform values depend on the seed and the parameter's name only, not on the order of layers.
+struct Init {
+  enum class Kind : uint8_t { zeros, ones, uniform };
+  Kind kind = Kind::zeros;
+  double bound = 0;  ///< uniform in [-bound, bound)
+
+  static Init zeros() { return {}; }
+  static Init ones() { return {Kind::ones, 0}; }
+  /// U(+-1/sqrt(fan_in)): weights and biases of linear layers.
+  static Init linear(int64_t fan_in);
+};
+
+/// How a named array lies over the model group: every rank holds all of it, or its rows are split.
+struct ShardSpec {
+  std::optional<Partition> rows;  ///< empty: replicated
+};
+
+/// A trainable array: one name, or several stacked by rows so that one product serves them all.
+struct Parameter {
+  struct Part {
+    std::string name;
+    Range rows;  ///< of the stack
+  };
+  std::vector<Part> parts = {};
+  Shape shape = {};  ///< [rows, cols], or [rows] for vectors
+  Init init = {};
+  ShardSpec shards = {};
+  Tensor value = {}, grad = {};  ///< without memory until the store is materialised: enough for planning
+
+  Tensor part(const Tensor& whole, const Part& part) const;  ///< of `value` or `grad`
+};
+
+/// A named array that is stored with the parameters but not trained, such as node coordinates.
+struct ConstantArray {
+  std::string name;
+  Buffer storage;
+  Tensor value;
+};
+
+/// Every trainable array of a model by its name in the reference implementation. Layers add theirs when they are built
+/// and hold pointers to them; `materialise` then lays all values in one flat buffer ("parameters") and all gradients in
+/// another ("gradients", accumulator type), each array aligned, gaps zero. One clip, one norm, one AdamW call serve
+/// all.
+class ParameterStore {
+ public:
+  explicit ParameterStore(DType dtype = DType::f32, Device device = Device::cpu());
+  ParameterStore(const ParameterStore&) = delete;
+
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+
+  /// Throws invalid_argument if the name is taken or the store is materialised.
+  const Parameter* add(const std::string& name, Shape shape, Init init, ShardSpec shards = {});
+  struct StackPart {
+    std::string name;
+    int64_t rows;
+  };
+  /// Rows of `parts` one below the other; cols = 0: vectors, one after the other.
+  const Parameter* add_stack(const std::vector<StackPart>& parts, int64_t cols, Init init);
+  Tensor add_constant(const std::string& name, Shape shape, std::span<const double> values);
+
+  /// Allocates and initialises. May be called once.
+  void materialise(uint64_t seed);
+  bool materialised() const { return values_.data() != nullptr; }
+
+  int64_t num_parameters() const { return num_parameters_; }  ///< without gaps
+  int64_t flat_size() const { return flat_size_; }
+  int64_t value_bytes() const { return flat_size_ * size_of(dtype_); }
+  int64_t gradient_bytes() const { return flat_size_ * size_of(accumulator_of(dtype_)); }
+  Tensor flat_values() const;     ///< [flat_size]
+  Tensor flat_gradients() const;  ///< [flat_size]
+  void zero_gradients(Context& ctx) const;
+
+  /// Visits every named array in the order of addition; parts of a stack are visited one by one.
+  void for_each(const std::function<void(const std::string& name, Tensor value, Tensor grad)>& visit) const;
+  /// The part of a vector shaped like the flat buffers (moments, averages) that belongs to each name.
+  void for_each_in(const Tensor& flat, const std::function<void(const std::string& name, Tensor slice)>& visit) const;
+  void for_each_constant(const std::function<void(const std::string& name, Tensor value)>& visit) const;
+  const std::deque<Parameter>& parameters() const { return parameters_; }
+
+ private:
+  Parameter& insert(Parameter parameter);
+  void claim_name(const std::string& name);
+
+  DType dtype_;
+  Device device_;
+  std::deque<Parameter> parameters_;  // stable addresses
+  std::vector<int64_t> offsets_;      // in the flat buffers, in elements
+  std::deque<ConstantArray> constants_;
+  std::set<std::string, std::less<>> names_;
+  int64_t num_parameters_ = 0, flat_size_ = 0;
+  Buffer values_, gradients_;
+};
+
+/// Writes host values into a contiguous tensor of a floating type, on any device.
+void fill_from_host(const Tensor& tensor, std::span<const double> values);
+
+/// "encoder.data" + "proc" = "encoder.data.proc"; an empty part adds nothing.
+std::string join_name(const std::string& prefix, const std::string& name);
+
+}  // namespace boreas

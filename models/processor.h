@@ -1,0 +1,44 @@
+// Processors: blocks on the hidden nodes, one after another.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/layers/attention_block.h"
+
+namespace boreas {
+
+/// y = block_{L-1}(... block_0(x)).
+///
+/// Shapes   x, y: [items * N, C]   edge_attributes: [M, A], graph only; their gradient is added
+/// Names    <prefix>.proc.<layer>...
+/// Saves    the input of each block, and what the block saves unless it is recomputed
+class Processor {
+ public:
+  using Inputs = AttentionBlock::Inputs;
+  using Outputs = AttentionBlock::Outputs;
+  struct Saved {
+    Arena::Mark begin;
+    std::vector<Tensor> x;  // input of each block
+    std::vector<AttentionBlock::Saved> blocks;
+  };
+
+  /// Graph transformer.
+  Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
+            bool recompute, Graph graph, int64_t edge_channels);
+  /// Windowed transformer.
+  Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
+            bool recompute, int64_t num_nodes, int64_t window);
+
+  void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
+  void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
+
+ private:
+  bool recompute_;
+  std::unique_ptr<const Graph> graph_;  // blocks point to it
+  std::vector<AttentionBlock> blocks_;
+};
+static_assert(Layer<Processor>);
+
+}  // namespace boreas
