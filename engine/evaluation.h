@@ -17,7 +17,7 @@ struct Evaluation {
     int64_t lead_steps = 0, valid_date = 0;
     std::vector<float> forecast, truth;
   };
-  std::vector<Score> scores;
+  std::vector<ForecastScore> scores;
   std::vector<Map> maps;  ///< by date, then variable: lead 1 on the first dates that are verified
   Range targets;          ///< date indices that were verified, the same at every lead time
   Range climatology;      ///< date indices that the baselines were computed from

@@ -52,13 +52,13 @@ std::vector<double> edge_directions(const EdgeSet& edges, const NodeSet& src, co
   return directions;
 }
 
-void normalise(std::vector<double>& values, Normalisation normalisation, const std::string& what) {
-  if (values.empty() || normalisation == Normalisation::none || normalisation == Normalisation::omit) return;
+void normalise(std::vector<double>& values, EdgeNormalisation normalisation, const std::string& what) {
+  if (values.empty() || normalisation == EdgeNormalisation::none || normalisation == EdgeNormalisation::omit) return;
   const auto n = double(values.size());
   const auto [smallest, largest] = std::minmax_element(values.begin(), values.end());
   double divisor = 1, subtract = 0;
   switch (normalisation) {
-    case Normalisation::unit_std: {
+    case EdgeNormalisation::unit_std: {
       double mean = 0, squares = 0;
       for (const double value : values) mean += value / n;
       for (const double value : values) squares += (value - mean) * (value - mean);
@@ -66,24 +66,24 @@ void normalise(std::vector<double>& values, Normalisation normalisation, const s
       if (divisor == 0) divisor = 1;
       break;
     }
-    case Normalisation::unit_max:
+    case EdgeNormalisation::unit_max:
       divisor = *largest;
       break;
-    case Normalisation::unit_range:
+    case EdgeNormalisation::unit_range:
       subtract = *smallest;
       divisor = *largest - *smallest;
       break;
-    case Normalisation::l1:
+    case EdgeNormalisation::l1:
       divisor = 0;
       for (const double value : values) divisor += value;
       break;
-    case Normalisation::l2:
+    case EdgeNormalisation::l2:
       divisor = 0;
       for (const double value : values) divisor += value * value;
       divisor = std::sqrt(divisor);
       break;
-    case Normalisation::none:
-    case Normalisation::omit:
+    case EdgeNormalisation::none:
+    case EdgeNormalisation::omit:
       break;
   }
   BOREAS_CHECK(divisor != 0, config,
@@ -92,16 +92,16 @@ void normalise(std::vector<double>& values, Normalisation normalisation, const s
   for (double& value : values) value = (value - subtract) / divisor;
 }
 
-void set_edge_attributes(EdgeSet& edges, const NodeSet& src, const NodeSet& dst, Normalisation edge_length,
-                         Normalisation edge_dirs) {
+void set_edge_attributes(EdgeSet& edges, const NodeSet& src, const NodeSet& dst, EdgeNormalisation edge_length,
+                         EdgeNormalisation edge_dirs) {
   struct Column {
     std::string name;
     int width;
     std::vector<double> values;
   };
   std::vector<Column> columns;
-  if (edge_length != Normalisation::omit) columns.push_back({"edge_length", 1, edge_lengths(edges, src, dst)});
-  if (edge_dirs != Normalisation::omit) columns.push_back({"edge_dirs", 2, edge_directions(edges, src, dst)});
+  if (edge_length != EdgeNormalisation::omit) columns.push_back({"edge_length", 1, edge_lengths(edges, src, dst)});
+  if (edge_dirs != EdgeNormalisation::omit) columns.push_back({"edge_dirs", 2, edge_directions(edges, src, dst)});
   edges.attribute_names.clear();
   edges.attribute_widths.clear();
   for (Column& column : columns) {

@@ -10,7 +10,7 @@ namespace boreas {
 
 /// What an edge attribute is divided by; statistics over all entries of the edge set, the columns of an attribute
 /// together. `omit` leaves the attribute out.
-enum class Normalisation {
+enum class EdgeNormalisation {
   omit,
   none,
   unit_std,    ///< unbiased standard deviation, nothing subtracted; 1 where that is zero
@@ -20,15 +20,15 @@ enum class Normalisation {
   l2           ///< root of the sum of squares
 };
 template <>
-struct EnumNames<Normalisation> {
+struct EnumNames<EdgeNormalisation> {
   static constexpr std::array values{
-      std::pair{Normalisation::omit, std::string_view("omit")},
-      std::pair{Normalisation::none, std::string_view("none")},
-      std::pair{Normalisation::unit_std, std::string_view("unit_std")},
-      std::pair{Normalisation::unit_max, std::string_view("unit_max")},
-      std::pair{Normalisation::unit_range, std::string_view("unit_range")},
-      std::pair{Normalisation::l1, std::string_view("l1")},
-      std::pair{Normalisation::l2, std::string_view("l2")},
+      std::pair{EdgeNormalisation::omit, std::string_view("omit")},
+      std::pair{EdgeNormalisation::none, std::string_view("none")},
+      std::pair{EdgeNormalisation::unit_std, std::string_view("unit_std")},
+      std::pair{EdgeNormalisation::unit_max, std::string_view("unit_max")},
+      std::pair{EdgeNormalisation::unit_range, std::string_view("unit_range")},
+      std::pair{EdgeNormalisation::l1, std::string_view("l1")},
+      std::pair{EdgeNormalisation::l2, std::string_view("l2")},
   };
 };
 
@@ -42,10 +42,10 @@ std::vector<double> edge_lengths(const EdgeSet& edges, const NodeSet& src, const
 std::vector<double> edge_directions(const EdgeSet& edges, const NodeSet& src, const NodeSet& dst);
 
 /// In place. Throws config if the divisor is zero (except unit_std); `what` names the values in that message.
-void normalise(std::vector<double>& values, Normalisation normalisation, const std::string& what);
+void normalise(std::vector<double>& values, EdgeNormalisation normalisation, const std::string& what);
 
 /// Fills the attributes of `edges` with `edge_length` (1 column), then `edge_dirs` (2 columns), each unless omitted.
-void set_edge_attributes(EdgeSet& edges, const NodeSet& src, const NodeSet& dst, Normalisation edge_length,
-                         Normalisation edge_dirs);
+void set_edge_attributes(EdgeSet& edges, const NodeSet& src, const NodeSet& dst, EdgeNormalisation edge_length,
+                         EdgeNormalisation edge_dirs);
 
 }  // namespace boreas

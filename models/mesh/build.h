@@ -72,8 +72,8 @@ struct EdgesConfig {
 };
 
 struct EdgeAttributesConfig {
-  Normalisation edge_length = Normalisation::unit_std;
-  Normalisation edge_dirs = Normalisation::unit_std;
+  EdgeNormalisation edge_length = EdgeNormalisation::unit_std;
+  EdgeNormalisation edge_dirs = EdgeNormalisation::unit_std;
 
   void fields(auto&& visit) {
     visit("edge_length", edge_length, "",

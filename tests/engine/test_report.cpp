@@ -10,7 +10,7 @@
 namespace boreas {
 namespace {
 
-Score score(const std::string& variable, int64_t lead, double rmse) {
+ForecastScore score(const std::string& variable, int64_t lead, double rmse) {
   return {.variable = variable,
           .units = "m/s",
           .lead_steps = lead,

@@ -258,20 +258,20 @@ TEST(EdgeDirections, OfCoincidentEndsAreZero) {
 }
 
 TEST(Normalise, DividesByOneStatistic) {
-  const auto normalised = [](std::vector<double> values, Normalisation normalisation) {
+  const auto normalised = [](std::vector<double> values, EdgeNormalisation normalisation) {
     normalise(values, normalisation, "values");
     return values;
   };
   const std::vector<double> values{1, 2, 3, 6};  // mean 3, squared deviations 14, unbiased variance 14/3
-  EXPECT_NEAR(normalised(values, Normalisation::unit_std)[3], 6 / std::sqrt(14.0 / 3), 1e-15);
-  EXPECT_DOUBLE_EQ(normalised(values, Normalisation::unit_max)[1], 2.0 / 6);
-  EXPECT_DOUBLE_EQ(normalised(values, Normalisation::unit_range)[1], 1.0 / 5);
-  EXPECT_DOUBLE_EQ(normalised(values, Normalisation::l1)[1], 2.0 / 12);
-  EXPECT_DOUBLE_EQ(normalised(values, Normalisation::l2)[1], 2 / std::sqrt(50.0));
-  EXPECT_EQ(normalised(values, Normalisation::none), values);
-  EXPECT_EQ(normalised({2, 2}, Normalisation::unit_std), (std::vector<double>{2, 2}));
-  EXPECT_EQ(normalised({2}, Normalisation::unit_std), (std::vector<double>{2}));
-  const std::string message = error_of(ErrorCode::config, [&] { normalised({0, 0}, Normalisation::unit_max); });
+  EXPECT_NEAR(normalised(values, EdgeNormalisation::unit_std)[3], 6 / std::sqrt(14.0 / 3), 1e-15);
+  EXPECT_DOUBLE_EQ(normalised(values, EdgeNormalisation::unit_max)[1], 2.0 / 6);
+  EXPECT_DOUBLE_EQ(normalised(values, EdgeNormalisation::unit_range)[1], 1.0 / 5);
+  EXPECT_DOUBLE_EQ(normalised(values, EdgeNormalisation::l1)[1], 2.0 / 12);
+  EXPECT_DOUBLE_EQ(normalised(values, EdgeNormalisation::l2)[1], 2 / std::sqrt(50.0));
+  EXPECT_EQ(normalised(values, EdgeNormalisation::none), values);
+  EXPECT_EQ(normalised({2, 2}, EdgeNormalisation::unit_std), (std::vector<double>{2, 2}));
+  EXPECT_EQ(normalised({2}, EdgeNormalisation::unit_std), (std::vector<double>{2}));
+  const std::string message = error_of(ErrorCode::config, [&] { normalised({0, 0}, EdgeNormalisation::unit_max); });
   EXPECT_NE(message.find("unit_max, which is zero for its 2 values"), std::string::npos) << message;
 }
 

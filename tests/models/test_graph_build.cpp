@@ -94,7 +94,7 @@ TEST(BuildGraph, OtherHiddenNodesAndEdges) {
   config.hidden.number = 4;
   config.processor.kind = EdgesKind::none;
   config.area_weight = AreaWeight::cosine_latitude;
-  config.edge_attributes.edge_dirs = Normalisation::omit;
+  config.edge_attributes.edge_dirs = EdgeNormalisation::omit;
   const NodeSet data = octahedral_nodes("data", 8);
   GraphData graph = build_on(data, config);
   graph.validate();
@@ -271,8 +271,8 @@ TEST(BuildGraph, MatchesAGraphOfTheReference) {
     for (size_t m = 0; m < lengths.size(); ++m) ASSERT_NEAR(lengths[m], expected_lengths[m], 1e-12) << name << " " << m;
 
     // The attributes, on the edges of the reference: one other edge would change the divisor of all.
-    set_edge_attributes(expected, graph.node_set(src), graph.node_set(dst), Normalisation::unit_std,
-                        Normalisation::unit_std);
+    set_edge_attributes(expected, graph.node_set(src), graph.node_set(dst), EdgeNormalisation::unit_std,
+                        EdgeNormalisation::unit_std);
     const std::vector<double> attributes = read(file, fmt::format("graph/{}/edge_attr", name));
     ASSERT_EQ(attributes.size(), expected.attributes.size());
     for (size_t i = 0; i < attributes.size(); ++i)
