@@ -13,6 +13,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/core/scratch.h"
 #include "kernels/core/simd.h"
 #include "kernels/graph_attention/graph_attention.h"
 
@@ -45,23 +46,6 @@ struct Rows {
   T* operator[](int64_t i) const { return data + i * stride; }
 };
 
-// Hands out aligned pieces of the scratch memory, or only counts them where there is none.
-class Pieces {
- public:
-  explicit Pieces(void* base = nullptr) : base_(static_cast<char*>(base)) {}
-  template <class T>
-  T* take(int64_t size) {
-    T* const piece = base_ ? reinterpret_cast<T*>(base_ + bytes_) : nullptr;
-    bytes_ += (size * int64_t(sizeof(T)) + 63) / 64 * 64;
-    return piece;
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  char* base_;
-  int64_t bytes_ = 0;
-};
-
 struct Sizes {
   int64_t num_edges, num_heads, padded_heads, head_size, num_channels, num_attributes;
   template <class Op>
@@ -81,7 +65,7 @@ struct Sizes {
 template <class T>
 struct EdgeWeights {
   T *by_head, *by_channel;
-  EdgeWeights(Pieces& pieces, const Sizes& n)
+  EdgeWeights(ScratchPieces& pieces, const Sizes& n)
       : by_head(pieces.take<T>(n.num_attributes * n.head_size * n.padded_heads)),
         by_channel(pieces.take<T>(n.num_attributes * n.num_channels)) {}
   void fill(const Sizes& n, const Tensor& w_edge) const {
@@ -104,7 +88,7 @@ struct ForwardScratch {
     T *transposed, *q_edge, *mean_edge, *stats;  // [D, padded H], [A, padded H] twice, [padded H]
   };
   std::vector<PerThread> threads;
-  ForwardScratch(Pieces& pieces, const Sizes& n, int num_threads)
+  ForwardScratch(ScratchPieces& pieces, const Sizes& n, int num_threads)
       : weights(pieces, n), alpha(pieces.take<T>(n.num_edges * n.padded_heads)), threads(num_threads) {
     for (PerThread& t : threads)
       t = {pieces.take<T>(n.head_size * n.padded_heads), pieces.take<T>(n.num_attributes * n.padded_heads),
@@ -122,7 +106,7 @@ struct BackwardScratch {
     T *d_weights, *d_bias, *d_weights_total, *d_bias_total;  // [A, H*D], [H*D], and again
   };
   std::vector<PerThread> threads;
-  BackwardScratch(Pieces& pieces, const Sizes& n, int num_threads)
+  BackwardScratch(ScratchPieces& pieces, const Sizes& n, int num_threads)
       : weights(pieces, n),
         alpha(pieces.take<T>(n.num_edges * n.padded_heads)),
         d_score(pieces.take<T>(n.num_edges * n.padded_heads)),
@@ -520,13 +504,13 @@ template <class T> void add_weight_gradients(const GraphAttentionBackward& op, c
 }  // namespace
 
 int64_t GraphAttentionForward::scratch_bytes() const {
-  Pieces pieces;
+  ScratchPieces pieces;
   dispatch_float(q.dtype(), [&]<class T>() { ForwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
   return pieces.bytes();
 }
 
 int64_t GraphAttentionBackward::scratch_bytes() const {
-  Pieces pieces;
+  ScratchPieces pieces;
   dispatch_float(q.dtype(), [&]<class T>() { BackwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
   return pieces.bytes();
 }
@@ -537,7 +521,7 @@ void launch(Backend, Context&, const GraphAttentionForward& op, Tensor scratch) 
   dispatch_float(op.q.dtype(), [&]<class T>() {
     const Sizes n(op);
     const int num_threads = omp_get_max_threads();
-    Pieces pieces(scratch.data());
+    ScratchPieces pieces(scratch.data());
     const ForwardScratch<T> parts(pieces, n, num_threads);
     parts.weights.fill(n, op.w_edge);
     dispatch_head_size(n.head_size, [&]<int Size>() {
@@ -551,7 +535,7 @@ void launch(Backend, Context&, const GraphAttentionBackward& op, Tensor scratch)
   dispatch_float(op.q.dtype(), [&]<class T>() {
     const Sizes n(op);
     const int num_threads = omp_get_max_threads();
-    Pieces pieces(scratch.data());
+    ScratchPieces pieces(scratch.data());
     const BackwardScratch<T> parts(pieces, n, num_threads);
     parts.weights.fill(n, op.w_edge);
     dispatch_head_size(n.head_size, [&]<int Size>() {
