@@ -15,6 +15,7 @@
 
 #include "kernels/core/scratch.h"
 #include "kernels/core/simd.h"
+#include "kernels/core/vector_math.h"
 #include "kernels/graph_attention/graph_attention.h"
 
 namespace boreas {
@@ -215,7 +216,8 @@ void sum_attributes(const Sizes& n, Range edges, const T* weight, const Rows<T>&
 // x = exp(x), elementwise.
 template <class T>
 void exponentiate(T* x, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) x[i] = std::exp(x[i]);
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) x[i] = vector_math::exp(x[i]);
 }
 
 // --- the two directions
