@@ -1,0 +1,183 @@
+#include "engine/checkpoint.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <map>
+
+#include "io/hdf5_file.h"
+
+namespace boreas {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+void write_named(Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
+  store.for_each_in(flat, [&](const std::string& name, Tensor slice) { file.write(group + "/" + name, slice); });
+}
+
+void read_named(const Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
+  store.for_each_in(flat, [&](const std::string& name, Tensor slice) { file.read_into(group + "/" + name, slice); });
+}
+
+// One line for each parameter that the file lacks, has too much, or has in another shape or type.
+std::vector<std::string> parameter_differences(const Hdf5File& file, const ParameterStore& store) {
+  std::vector<std::string> found;
+  std::map<std::string, bool> known;
+  store.for_each([&](const std::string& name, Tensor value, Tensor) {
+    known[name] = true;
+    const std::string path = "parameters/" + name;
+    if (!file.exists(path)) {
+      found.push_back(fmt::format("parameter {}: absent in the checkpoint, {} in the model", name, to_string(value)));
+      return;
+    }
+    const Hdf5File::ArrayInfo info = file.info(path);
+    if (info.dtype != value.dtype() || !(info.shape == value.shape()))
+      found.push_back(fmt::format("parameter {}: {} {} in the checkpoint, {} in the model", name, to_string(info.dtype),
+                                  to_string(info.shape), to_string(value)));
+  });
+  for (const std::string& name : file.list("parameters"))
+    if (!known.count(name))
+      found.push_back(fmt::format("parameter {}: {} in the checkpoint, absent in the model", name,
+                                  to_string(file.info("parameters/" + name).shape)));
+  return found;
+}
+
+void check_fits(const std::string& path, const std::vector<std::string>& found) {
+  BOREAS_CHECK(found.empty(), config,
+               "{} does not fit this run:\n  {}\nUse the config of the checkpoint, or start a new "
+               "run in another output folder",
+               path, fmt::join(found, "\n  "));
+}
+
+// Calls visit(name, member) for each number of the state.
+void visit_state(auto& state, auto&& visit) {
+  visit("step", state.step);
+  visit("epoch", state.epoch);
+  visit("step_in_epoch", state.step_in_epoch);
+  visit("rollout", state.rollout);
+  visit("num_samples", state.num_samples);
+  visit("best_loss", state.best_loss);
+  visit("best_step", state.best_step);
+  visit("validations_since_best", state.validations_since_best);
+  visit("metrics_bytes", state.metrics_bytes);
+  visit("timing_bytes", state.timing_bytes);
+}
+
+std::optional<int64_t> step_of(const std::string& file_name) {
+  constexpr std::string_view prefix = "step_", suffix = ".h5";
+  if (!file_name.starts_with(prefix) || !file_name.ends_with(suffix)) return {};
+  int64_t step = 0;
+  const char* const end = file_name.data() + file_name.size() - suffix.size();
+  const auto [stop, error] = std::from_chars(file_name.data() + prefix.size(), end, step);
+  if (error != std::errc() || stop != end) return {};
+  return step;
+}
+
+std::map<int64_t, fs::path> step_checkpoints(const std::string& output) {
+  std::map<int64_t, fs::path> found;
+  if (!fs::is_directory(checkpoint_folder(output))) return found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(checkpoint_folder(output)))
+    if (const auto step = step_of(entry.path().filename().string())) found[*step] = entry.path();
+  return found;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const StepModel& model, const Optimizer& optimizer,
+                     const TrainingState& state) {
+  const ParameterStore& store = model.parameters();
+  fs::create_directories(fs::path(path).parent_path());
+  Hdf5File file = Hdf5File::create(path);
+  write_named(file, "parameters", store, store.flat_values());
+  store.for_each_constant([&](const std::string& name, Tensor value) { file.write("constants/" + name, value); });
+  write_named(file, "optimizer/first_moment", store, optimizer.first_moment());
+  write_named(file, "optimizer/second_moment", store, optimizer.second_moment());
+  if (optimizer.averages()) write_named(file, "ema", store, optimizer.average());
+  file.make_group("training");
+  visit_state(state, [&](const char* name, auto value) { file.write_attribute("training", name, value); });
+  file.write_attribute("training", "num_threads", int64_t(omp_get_max_threads()));
+  write_setup(file, model.setup());
+  file.commit();
+}
+
+TrainingState load_checkpoint(const std::string& path, StepModel& model, Optimizer& optimizer) {
+  const Hdf5File file = Hdf5File::open(path);
+  std::vector<std::string> found = differences(read_setup(file), model.setup(), "checkpoint", "config");
+  for (std::string& line : parameter_differences(file, model.parameters())) found.push_back(std::move(line));
+  if (file.exists("ema") != optimizer.averages())
+    found.push_back(
+        fmt::format("training.ema_decay: the checkpoint has {} running average of the weights, the config "
+                    "asks for {}",
+                    file.exists("ema") ? "a" : "no", optimizer.averages() ? "one" : "none"));
+  check_fits(path, found);
+
+  const ParameterStore& store = model.parameters();
+  read_named(file, "parameters", store, store.flat_values());
+  read_named(file, "optimizer/first_moment", store, optimizer.first_moment());
+  read_named(file, "optimizer/second_moment", store, optimizer.second_moment());
+  if (optimizer.averages()) read_named(file, "ema", store, optimizer.average());
+  TrainingState state;
+  visit_state(state, [&]<class T>(const char* name, T& value) {
+    if constexpr (std::same_as<T, double>)
+      value = file.read_real_attribute("training", name);
+    else
+      value = file.read_integer_attribute("training", name);
+  });
+  return state;
+}
+
+void load_weights(const std::string& path, StepModel& model, Weights which) {
+  const Hdf5File file = Hdf5File::open(path);
+  BOREAS_CHECK(file.exists("parameters"), corrupt_data,
+               "{}: this HDF5 file is no boreas checkpoint: it has no "
+               "/parameters",
+               path);
+  check_fits(path, parameter_differences(file, model.parameters()));
+  const bool averaged = which == Weights::best_known && file.exists("ema");
+  read_named(file, averaged ? "ema" : "parameters", model.parameters(), model.parameters().flat_values());
+}
+
+ModelSetup load_setup(const std::string& path) { return read_setup(Hdf5File::open(path)); }
+
+std::string checkpoint_folder(const std::string& output) { return (fs::path(output) / "checkpoints").string(); }
+
+std::string step_checkpoint(const std::string& output, int64_t step) {
+  return (fs::path(checkpoint_folder(output)) / fmt::format("step_{:08}.h5", step)).string();
+}
+
+std::string best_checkpoint(const std::string& output) {
+  return (fs::path(checkpoint_folder(output)) / "best.h5").string();
+}
+
+std::optional<std::string> latest_checkpoint(const std::string& output) {
+  const auto found = step_checkpoints(output);
+  if (found.empty()) return {};
+  return found.rbegin()->second.string();
+}
+
+std::string resolve_checkpoint(const std::string& path) {
+  if (fs::is_regular_file(path)) return path;
+  BOREAS_CHECK(fs::is_directory(path), io, "{}: no such checkpoint or output folder", path);
+  if (fs::is_regular_file(best_checkpoint(path))) return best_checkpoint(path);
+  const auto latest = latest_checkpoint(path);
+  BOREAS_CHECK(latest, io, "{}: this folder has no checkpoint; expected {} or {}", path, best_checkpoint(path),
+               step_checkpoint(path, 0));
+  return *latest;
+}
+
+void prune_checkpoints(const std::string& output, int64_t keep) {
+  auto found = step_checkpoints(output);
+  while (int64_t(found.size()) > keep) {
+    fs::remove(found.begin()->second);
+    found.erase(found.begin());
+  }
+  if (!fs::is_directory(checkpoint_folder(output))) return;
+  for (const fs::directory_entry& entry : fs::directory_iterator(checkpoint_folder(output)))
+    if (entry.path().extension() == ".partial") fs::remove(entry.path());
+}
+
+}  // namespace boreas

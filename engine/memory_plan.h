@@ -1,0 +1,51 @@
+// Memory plan: what a run will need, before it runs, and settings that fit a budget.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/data_pipeline.h"
+#include "engine/training_step.h"
+
+namespace boreas {
+
+/// Bytes by owner. The arena's line is split at its peak into what is saved for backward and what is scratch.
+struct MemoryReport {
+  struct Line {
+    std::string owner;
+    int64_t bytes = 0;
+    std::string note;
+  };
+  std::vector<Line> training, forecast;  ///< largest parts of each; disjoint
+  Arena::Peak training_peak, forecast_peak;
+  int64_t num_parameters = 0;
+  Recompute recompute = Recompute::none;
+  int64_t encoder_chunks = 1, decoder_chunks = 1;
+
+  int64_t training_bytes() const { return total(training); }
+  int64_t forecast_bytes() const { return total(forecast); }
+  std::string table() const;
+
+ private:
+  static int64_t total(const std::vector<Line>& lines);
+};
+
+/// Dry run of a training step (all rollout steps, chunks, micro-steps, one validation) and of a forecast step.
+MemoryReport plan_memory(const ModelSetup& setup, Device device);
+
+/// The same from a configuration: opens the dataset for its metadata only, builds the graph, obeys memory.budget.
+MemoryReport plan(const RunConfig& config);
+
+/// With memory.budget: tries recompute none, block, step, then step with 2, 4, ... chunks, never below what the config
+/// asks for, and returns the config with the first settings whose training fits. Without: the config as it is. Throws
+/// out_of_memory naming the largest consumers if nothing fits.
+RunConfig fit_to_budget(const ModelSetup& setup, Device device);
+
+/// `device` of a configuration: auto is the first GPU if there is one. Throws device if cuda is asked for in vain.
+Device choose_device(DeviceChoice choice);
+
+/// What a training and a validation pipeline are made with.
+SamplingOptions training_sampling(const RunConfig& config, Range dates);
+SamplingOptions validation_sampling(const RunConfig& config, Range dates);
+
+}  // namespace boreas

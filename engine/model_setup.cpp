@@ -1,0 +1,253 @@
+#include "engine/model_setup.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <numbers>
+#include <sstream>
+
+#include "io/graph_file.h"
+#include "io/hdf5_file.h"
+#include "io/yaml.h"
+
+namespace boreas {
+
+namespace {
+
+constexpr double kDegree = std::numbers::pi / 180;
+
+std::vector<ResolvedBounding> resolve_boundings(const ModelSetup& setup) {
+  const Preprocess preprocess = setup.preprocess();
+  std::vector<ResolvedBounding> resolved;
+  for (const BoundingConfig& config : setup.config.model.bounding) {
+    ResolvedBounding bounding;
+    bounding.kind = config.kind;
+    bounding.minimum = config.minimum;
+    bounding.maximum = config.maximum;
+    const bool normalized =
+        config.kind == BoundingKind::normalized_relu || config.kind == BoundingKind::normalized_leaky_relu;
+    const bool fraction = config.kind == BoundingKind::fraction || config.kind == BoundingKind::leaky_fraction;
+    for (const std::string& name : config.variables) {
+      if (!setup.variables.find(name)) continue;
+      bounding.columns.push_back(int32_t(setup.variables.output_index(name, "model.bounding.variables")));
+      if (normalized) bounding.offsets.push_back(preprocess.normalise(*setup.variables.find(name), config.minimum));
+    }
+    if (bounding.columns.empty()) continue;
+    if (fraction)
+      bounding.total_column =
+          int32_t(setup.variables.output_index(config.total_variable, "model.bounding.total_variable"));
+    resolved.push_back(std::move(bounding));
+  }
+  return resolved;
+}
+
+// Where the points of the graph are not those of the dataset, in words; empty if they are.
+std::string misfit(const GraphData& graph, std::span<const double> latitudes, std::span<const double> longitudes) {
+  const NodeSet& nodes = graph.node_set(kDataNodes);
+  if (nodes.size() != int64_t(latitudes.size()))
+    return fmt::format("it has {} data nodes and the dataset {} cells", nodes.size(), latitudes.size());
+  for (size_t i = 0; i < latitudes.size(); ++i) {
+    const double turn = std::remainder(nodes.longitudes[i] - longitudes[i] * kDegree, 2 * std::numbers::pi);
+    if (std::abs(nodes.latitudes[i] - latitudes[i] * kDegree) > 1e-9 || std::abs(turn) > 1e-9)
+      return fmt::format(
+          "data node {} lies at latitude {:.6f}, longitude {:.6f} and cell {} of the dataset at {:.6f}, {:.6f}", i,
+          nodes.latitudes[i] / kDegree, nodes.longitudes[i] / kDegree, i, latitudes[i], longitudes[i]);
+  }
+  return {};
+}
+
+GraphData find_or_build_graph(const RunConfig& config, const ModelSetup& setup, GraphCache cache) {
+  if (!config.graph.file.empty()) {
+    GraphData graph = load_graph(config.graph.file);
+    const std::string why = misfit(graph, setup.latitudes, setup.longitudes);
+    BOREAS_CHECK(why.empty(), config,
+                 "{}: this graph does not belong to the dataset: {}. Make it again with `boreas graph`, or leave "
+                 "graph.file empty",
+                 config.graph.file, why);
+    return graph;
+  }
+  namespace fs = std::filesystem;
+  const std::string kept = (fs::path(config.output) / "graph.h5").string();
+  const std::string recipe = to_yaml(config.graph.build);
+  if (fs::exists(kept)) {
+    const Hdf5File file = Hdf5File::open(kept);
+    if (file.has_attribute("", "recipe") && file.read_text_attribute("", "recipe") == recipe) {
+      GraphData graph = load_graph(file, "graph");
+      if (misfit(graph, setup.latitudes, setup.longitudes).empty()) return graph;
+    }
+  }
+  GraphData graph = build_graph(config.graph.build, setup.latitudes, setup.longitudes);
+  if (cache == GraphCache::keep) {
+    fs::create_directories(config.output);
+    Hdf5File file = Hdf5File::create(kept);
+    save_graph(file, "graph", graph);
+    file.write_attribute("", "recipe", recipe);
+    file.commit();
+  }
+  return graph;
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+std::string text_of(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
+}
+
+// Keys of `data` and `model` that do not change what the weights mean.
+bool is_free(const std::string& key) {
+  static const char* const free[] = {
+      "data.dataset",     "data.training",   "data.validation",          "data.prefetch",
+      "data.num_threads", "model.recompute", "model.encoder.num_chunks", "model.decoder.num_chunks"};
+  return std::any_of(std::begin(free), std::end(free), [&](const std::string& prefix) {
+    return key.starts_with(prefix) && (key.size() == prefix.size() || key[prefix.size()] == '.');
+  });
+}
+
+std::map<std::string, std::string> binding_keys(const RunConfig& config) {
+  std::map<std::string, std::string> keys;
+  for (const auto& [key, value] : flatten_yaml(parse_yaml(resolved_config(config), "config")))
+    if ((key.starts_with("data.") || key.starts_with("model.") || key == "precision") && !is_free(key))
+      keys[key] = value;
+  return keys;
+}
+
+}  // namespace
+
+ModelShape ModelSetup::shape() const {
+  ModelShape shape;
+  shape.num_input_steps = config.data.num_input_steps;
+  shape.num_output_steps = config.data.num_output_steps;
+  shape.num_inputs = variables.num_inputs();
+  shape.num_outputs = variables.num_outputs();
+  shape.input_prognostic.assign(variables.input_prognostic().begin(), variables.input_prognostic().end());
+  shape.output_prognostic.assign(variables.output_prognostic().begin(), variables.output_prognostic().end());
+  shape.boundings = resolve_boundings(*this);
+  shape.data_name = kDataNodes;
+  shape.hidden_name = kHiddenNodes;
+  return shape;
+}
+
+ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache) {
+  ModelSetup setup;
+  setup.config = config;
+  setup.variables = VariableTable(reader.variables(), config.data.roles);
+  for (int64_t v = 0; v < reader.num_variables(); ++v) {
+    setup.units.push_back(reader.units(v));
+    setup.constant.push_back(reader.constant(v));
+    setup.computed.push_back(reader.computed(v));
+  }
+  const Statistics& statistics = reader.statistics();
+  setup.step = reader.step();
+  setup.statistics = {.mean = statistics.mean,
+                      .stdev = statistics.stdev,
+                      .minimum = statistics.minimum,
+                      .maximum = statistics.maximum,
+                      .tendency_stdev = {}};
+  if (const auto tendency = reader.tendency_statistics(setup.step)) setup.statistics.tendency_stdev = tendency->stdev;
+  setup.latitudes = reader.latitudes();
+  setup.longitudes = reader.longitudes();
+  setup.field_shape = reader.field_shape();
+  (void)setup.preprocess();  // its errors before the longer work
+  setup.graph = find_or_build_graph(config, setup, cache);
+  return setup;
+}
+
+std::span<const double> node_areas(const ModelSetup& setup) {
+  const auto& attributes = setup.graph.node_set(kDataNodes).attributes;
+  const auto areas = attributes.find("area_weight");
+  BOREAS_CHECK(areas != attributes.end(), config,
+               "the graph has no area_weight of its data nodes; make it again with "
+               "`boreas graph`");
+  return areas->second;
+}
+
+void write_setup(Hdf5File& file, const ModelSetup& setup) {
+  file.write_text("config", resolved_config(setup.config));
+  file.write_text("variables/names", text_of(setup.variables.names()));
+  file.write_text("variables/units", text_of(setup.units));
+  file.write<uint8_t>("variables/constant", setup.constant);
+  file.write<uint8_t>("variables/computed", setup.computed);
+  file.write_attribute("variables", "step", format_step(setup.step));
+  file.write<double>("variables/latitudes", setup.latitudes);
+  file.write<double>("variables/longitudes", setup.longitudes);
+  file.write<int64_t>("variables/field_shape", setup.field_shape);
+  file.write<double>("statistics/mean", setup.statistics.mean);
+  file.write<double>("statistics/stdev", setup.statistics.stdev);
+  file.write<double>("statistics/minimum", setup.statistics.minimum);
+  file.write<double>("statistics/maximum", setup.statistics.maximum);
+  if (!setup.statistics.tendency_stdev.empty())
+    file.write<double>("statistics/tendency_stdev", setup.statistics.tendency_stdev);
+  save_graph(file, "graph", setup.graph);
+}
+
+ModelSetup read_setup(const Hdf5File& file) {
+  BOREAS_CHECK(file.exists("config") && file.exists("variables/names"), corrupt_data,
+               "{}: this HDF5 file is no boreas checkpoint: it has no /config and /variables", file.path());
+  ModelSetup setup;
+  setup.config = parse_config(file.read_text("config"), file.path() + "/config");
+  setup.variables = VariableTable(lines_of(file.read_text("variables/names")), setup.config.data.roles);
+  setup.units = lines_of(file.read_text("variables/units"));
+  setup.constant = file.read_vector<uint8_t>("variables/constant");
+  setup.computed = file.read_vector<uint8_t>("variables/computed");
+  setup.step = parse_step(file.read_text_attribute("variables", "step"));
+  setup.latitudes = file.read_vector<double>("variables/latitudes");
+  setup.longitudes = file.read_vector<double>("variables/longitudes");
+  setup.field_shape = file.read_vector<int64_t>("variables/field_shape");
+  setup.statistics.mean = file.read_vector<double>("statistics/mean");
+  setup.statistics.stdev = file.read_vector<double>("statistics/stdev");
+  setup.statistics.minimum = file.read_vector<double>("statistics/minimum");
+  setup.statistics.maximum = file.read_vector<double>("statistics/maximum");
+  if (file.exists("statistics/tendency_stdev"))
+    setup.statistics.tendency_stdev = file.read_vector<double>("statistics/tendency_stdev");
+  setup.graph = load_graph(file, "graph");
+  const size_t num_variables = size_t(setup.variables.size());
+  BOREAS_CHECK(setup.units.size() == num_variables && setup.constant.size() == num_variables &&
+                   setup.computed.size() == num_variables && setup.statistics.mean.size() == num_variables,
+               corrupt_data, "{}: its lists of variables have different lengths", file.path());
+  return setup;
+}
+
+std::vector<std::string> differences(const ModelSetup& a, const ModelSetup& b, const std::string& a_name,
+                                     const std::string& b_name) {
+  std::vector<std::string> found;
+  const auto differ = [&](const std::string& what, const std::string& in_a, const std::string& in_b) {
+    found.push_back(fmt::format("{}: {} in the {}, {} in the {}", what, in_a, a_name, in_b, b_name));
+  };
+  const auto keys_a = binding_keys(a.config), keys_b = binding_keys(b.config);
+  for (const auto& [key, value] : keys_a) {
+    const auto other = keys_b.find(key);
+    if (other == keys_b.end() || other->second != value)
+      differ(key, value, other == keys_b.end() ? "absent" : other->second);
+  }
+  for (const auto& [key, value] : keys_b)
+    if (!keys_a.count(key)) differ(key, "absent", value);
+
+  for (const std::string& name : a.variables.names())
+    if (!b.variables.find(name)) differ("variable " + name, "present", "absent");
+  for (const std::string& name : b.variables.names())
+    if (!a.variables.find(name)) differ("variable " + name, "absent", "present");
+  const bool same_set = std::is_permutation(a.variables.names().begin(), a.variables.names().end(),
+                                            b.variables.names().begin(), b.variables.names().end());
+  if (same_set && a.variables.names() != b.variables.names())
+    differ("order of variables", fmt::format("{}", fmt::join(a.variables.names(), ", ")),
+           fmt::format("{}", fmt::join(b.variables.names(), ", ")));
+  if (a.step != b.step) differ("step", format_step(a.step), format_step(b.step));
+  if (a.graph.hash() != b.graph.hash()) differ("graph", "hash " + a.graph.hash(), "hash " + b.graph.hash());
+  if (a.variables.names() == b.variables.names())
+    for (size_t v = 0; v < a.statistics.mean.size(); ++v)
+      if (a.statistics.mean[v] != b.statistics.mean[v] || a.statistics.stdev[v] != b.statistics.stdev[v])
+        differ("statistics of " + a.variables.name(int64_t(v)),
+               fmt::format("mean {}, stdev {}", a.statistics.mean[v], a.statistics.stdev[v]),
+               fmt::format("mean {}, stdev {}", b.statistics.mean[v], b.statistics.stdev[v]));
+  return found;
+}
+
+}  // namespace boreas

@@ -1,0 +1,57 @@
+// ModelSetup: what defines a model besides its weights.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/config.h"
+#include "io/dataset_reader.h"
+#include "kernels/graph/graph_data.h"
+#include "models/preprocess.h"
+#include "models/variables.h"
+
+namespace boreas {
+
+class Hdf5File;
+
+/// Made from a configuration and the metadata of its dataset, or read back from a checkpoint, which holds all of it: a
+/// forecast needs the checkpoint and initial states, not the training data.
+struct ModelSetup {
+  RunConfig config;
+  VariableTable variables;
+  std::vector<std::string> units;           ///< by dataset variable; "" if the dataset does not say
+  std::vector<uint8_t> constant, computed;  ///< by dataset variable: same at all dates; a computed forcing
+  VariableStatistics statistics;
+  TimeStep step;                              ///< of the model: that of the dataset
+  std::vector<double> latitudes, longitudes;  ///< degrees
+  std::vector<int64_t> field_shape;
+  GraphData graph;
+
+  int64_t num_cells() const { return int64_t(latitudes.size()); }
+  Preprocess preprocess() const { return Preprocess(config.data.preprocess, variables, statistics); }
+  /// Widths and columns of the network, with boundings resolved on these variables.
+  ModelShape shape() const;
+};
+
+enum class GraphCache : uint8_t {
+  read_only,  ///< use the graph kept in the output folder if it fits, else build it
+  keep        ///< and write it there
+};
+
+/// Needs the dataset's metadata only, not its fields. Throws config for a graph file whose data nodes are not the
+/// dataset's cells, and what VariableTable, Preprocess and build_graph throw.
+ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache = GraphCache::read_only);
+
+/// Areas of the data nodes of a graph.
+std::span<const double> node_areas(const ModelSetup& setup);
+
+/// Everything of a setup, in an HDF5 file: /config, /variables, /statistics, /graph.
+void write_setup(Hdf5File& file, const ModelSetup& setup);
+ModelSetup read_setup(const Hdf5File& file);
+
+/// One line for each way in which two setups cannot share weights: variables and roles, steps, statistics, graph, model
+/// keys. `a_name`, `b_name` name them in the lines ("checkpoint", "config").
+std::vector<std::string> differences(const ModelSetup& a, const ModelSetup& b, const std::string& a_name,
+                                     const std::string& b_name);
+
+}  // namespace boreas

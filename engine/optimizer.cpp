@@ -1,0 +1,93 @@
+#include "engine/optimizer.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "kernels/adamw/adamw.h"
+#include "kernels/core/op.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/reduce/reduce.h"
+
+namespace boreas {
+
+double learning_rate_at(const LearningRateConfig& config, int64_t decay_steps, int64_t t) {
+  if (t < config.warmup_steps) return config.peak * double(t) / double(config.warmup_steps);
+  if (t >= decay_steps) return config.minimum;
+  const double phase = std::numbers::pi * double(t) / double(decay_steps);
+  return config.minimum + 0.5 * (config.peak - config.minimum) * (1 + std::cos(phase));
+}
+
+std::vector<double> host_values(Context& ctx, const Tensor& tensor) {
+  std::vector<double> values(size_t(tensor.size()));
+  if (ctx.planning()) return values;
+  BOREAS_ASSERT(tensor.contiguous());
+  dispatch_float(tensor.dtype(), [&]<class T>() {
+    std::vector<T> raw(values.size());
+    copy_bytes(ctx.compute(), raw.data(), Device::cpu(), tensor.data(), tensor.device(), tensor.bytes());
+    ctx.compute().synchronize();
+    for (size_t i = 0; i < raw.size(); ++i) values[i] = double(raw[i]);
+  });
+  return values;
+}
+
+Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters)
+    : config_(config), parameters_(parameters) {
+  const Tensor unmapped(nullptr, parameters.dtype(), {parameters.flat_size()}, parameters.device());
+  first_moment_ = second_moment_ = unmapped;
+  if (averages()) average_ = unmapped;
+}
+
+void Optimizer::materialise() {
+  const Device device = parameters_.device();
+  const DType dtype = parameters_.dtype();
+  const Shape shape{parameters_.flat_size()};
+  const int64_t bytes = parameters_.value_bytes();
+  moments_ = Buffer::on(device, moment_bytes(), "optimizer");
+  moments_.zero();
+  first_moment_ = moments_.tensor(dtype, shape);
+  second_moment_ = moments_.tensor(dtype, shape, bytes);
+  if (!averages()) return;
+  average_storage_ = Buffer::on(device, bytes, "ema");
+  average_ = average_storage_.tensor(dtype, shape);
+  const Stream stream(device);
+  copy_bytes(stream, average_.data(), device, parameters_.flat_values().data(), device, bytes);
+  stream.synchronize();
+}
+
+double Optimizer::update(Context& ctx, int64_t step, double learning_rate) {
+  const Scope scope(ctx);
+  const Tensor gradients = parameters_.flat_gradients(), values = parameters_.flat_values();
+  const Tensor sum = ctx.alloc(Keep::scratch, DType::f64, {1});
+  run(ctx, SumOfSquares{.x = gradients, .out = sum});
+  const double norm = std::sqrt(host_values(ctx, sum)[0]);
+  if (!std::isfinite(norm)) return norm;
+
+  const bool by_norm = config_.clip.kind == ClipKind::norm && norm > config_.clip.limit;
+  run(ctx, AdamW{.value = values,
+                 .grad = gradients,
+                 .first_moment = first_moment_,
+                 .second_moment = second_moment_,
+                 .learning_rate = learning_rate,
+                 .beta1 = config_.optimizer.beta1,
+                 .beta2 = config_.optimizer.beta2,
+                 .eps = config_.optimizer.eps,
+                 .weight_decay = config_.optimizer.weight_decay,
+                 .step = step,
+                 .clip_value = config_.clip.kind == ClipKind::value ? config_.clip.limit : 0,
+                 .grad_scale = by_norm ? config_.clip.limit / norm : 1});
+  if (averages()) run(ctx, Blend{.x = values, .weight = 1 - config_.ema_decay, .y = average_});
+  return norm;
+}
+
+void Optimizer::with_average(Context& ctx, const std::function<void()>& task) {
+  if (!averages()) return task();
+  const Scope scope(ctx);
+  const Tensor values = parameters_.flat_values();
+  const Tensor kept = ctx.alloc(Keep::scratch, values.dtype(), values.shape());
+  run(ctx, Copy{.x = values, .y = kept});
+  run(ctx, Copy{.x = average_, .y = values});
+  task();
+  run(ctx, Copy{.x = kept, .y = values});
+}
+
+}  // namespace boreas

@@ -1,0 +1,49 @@
+// Optimizer: AdamW on the flat parameters, its learning-rate schedule, clipping, and the running average of the
+// weights.
+#pragma once
+
+#include <functional>
+
+#include "engine/config.h"
+#include "kernels/core/context.h"
+#include "models/parameters.h"
+
+namespace boreas {
+
+/// Learning rate of the update that follows t others; see LearningRateConfig. `decay_steps` is resolved: not 0.
+double learning_rate_at(const LearningRateConfig& config, int64_t decay_steps, int64_t t);
+
+/// The values of one tensor on the host, as f64; zeros when the context only plans.
+std::vector<double> host_values(Context& ctx, const Tensor& tensor);
+
+/// State: two moments, and the average if ema_decay > 0, each laid out as ParameterStore::flat_values. Like the store
+/// it can plan before it has memory.
+class Optimizer {
+ public:
+  Optimizer(const TrainingConfig& config, ParameterStore& parameters);
+
+  /// Allocates: moments zero, the average equal to the parameters. May be called once, after the store's.
+  void materialise();
+  int64_t moment_bytes() const { return 2 * parameters_.value_bytes(); }
+  int64_t average_bytes() const { return averages() ? parameters_.value_bytes() : 0; }
+
+  /// Clips the gradients, updates the parameters, then the average. `step` counts from 1. Returns the norm of the
+  /// gradient before clipping; leaves everything as it is and returns that norm if it is not finite.
+  double update(Context& ctx, int64_t step, double learning_rate);
+
+  bool averages() const { return config_.ema_decay > 0; }
+  /// Runs `task` while the parameters hold their average, if there is one.
+  void with_average(Context& ctx, const std::function<void()>& task);
+
+  Tensor first_moment() const { return first_moment_; }
+  Tensor second_moment() const { return second_moment_; }
+  Tensor average() const { return average_; }  ///< empty without one
+
+ private:
+  TrainingConfig config_;
+  ParameterStore& parameters_;
+  Buffer moments_, average_storage_;
+  Tensor first_moment_, second_moment_, average_;
+};
+
+}  // namespace boreas

@@ -1,0 +1,83 @@
+#include "engine/rollout.h"
+
+namespace boreas {
+
+void Rollout::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+  const ModelShape& shape = model_.network().shape();
+  const int64_t num_items = in.window.num_items();
+  BOREAS_CHECK(in.window.num_times() >= shape.num_input_steps + shape.num_output_steps * in.num_steps, internal,
+               "a window of {} times is too short for a rollout of {}", in.window.num_times(), in.num_steps);
+  const Scope scope(ctx);
+  if (saved) saved->steps.resize(size_t(in.num_steps));
+
+  Arena::Mark begin = ctx.arena().mark(Keep::saved);
+  Tensor x = ctx.alloc(keep_if(saved), model_.dtype(), model_.input_shape(num_items)), spare;
+  if (!saved && in.num_steps > 1) spare = ctx.alloc(Keep::scratch, model_.dtype(), x.shape());
+  model_.start(ctx, in.window, x);
+  for (int64_t k = 0; k < in.num_steps; ++k) {
+    const Scope step_scope(ctx);
+    const OwnerScope owner(ctx, fmt::format("step {}", k));
+    Saved::Step* const step = saved ? &saved->steps[size_t(k)] : nullptr;
+    const int64_t first_time = shape.num_input_steps + k * shape.num_output_steps;
+
+    // In training the loss turns y into its gradient in place, below what the network saves.
+    const Tensor y = ctx.alloc(keep_if(saved), model_.dtype(), model_.output_shape(num_items));
+    run_forward(ctx, model_.network(), recompute_steps(), {.x = x}, {.y = y}, step ? &step->network : nullptr);
+
+    const Arena::Mark next_begin = ctx.arena().mark(Keep::saved);
+    Tensor x_next;
+    if (k + 1 < in.num_steps) {
+      x_next = saved ? ctx.alloc(Keep::saved, model_.dtype(), x.shape()) : spare;
+      model_.advance(ctx, x, y, in.window, first_time, x_next);
+    }
+    const Tensor target = ctx.alloc(Keep::scratch, model_.dtype(), y.shape());
+    model_.target(ctx, in.window, first_time, target);
+    if (out.squared_errors)
+      squared_error_->compute_unweighted(ctx, {.prediction = y,
+                                               .target = target,
+                                               .num_items = num_items,
+                                               .loss = out.squared_errors.slice({k, k + 1}),
+                                               .d_prediction = {}});
+    loss_.compute(ctx, {.prediction = y,
+                        .target = target,
+                        .num_items = num_items,
+                        .loss = out.losses.columns({k, k + 1}),
+                        .d_prediction = saved ? y : Tensor(),
+                        .loss_scale = in.loss_scale});
+    if (step) {
+      step->begin = begin;
+      step->x = x;
+      step->d_y = y;
+    } else {
+      spare = x;
+    }
+    x = x_next;
+    begin = next_begin;
+  }
+}
+
+void Rollout::backward(Context& ctx, Saved& saved) const {
+  const Scope scope(ctx);
+  const int64_t num_steps = int64_t(saved.steps.size());
+  Tensor d_x, d_x_next;
+  if (num_steps > 1) {
+    const Shape shape = saved.steps[0].x.shape();
+    d_x = ctx.alloc(Keep::scratch, model_.dtype(), shape);
+    d_x_next = ctx.alloc(Keep::scratch, model_.dtype(), shape);
+  }
+  for (int64_t k = num_steps; k-- > 0;) {
+    const OwnerScope owner(ctx, fmt::format("step {} backward", k));
+    const Saved::Step& step = saved.steps[size_t(k)];
+    const bool is_last = k + 1 == num_steps;
+    const Tensor d_input = k > 0 ? d_x : Tensor();
+    if (!is_last) model_.advance_backward_y(ctx, d_x_next, step.d_y);
+    run_backward(ctx, model_.network(), recompute_steps(), {.x = step.x}, step.network, {.y = step.d_y},
+                 {.x = d_input});
+    if (!is_last && d_input) model_.advance_backward_x(ctx, d_x_next, d_input);
+    ctx.arena().rewind(Keep::saved, step.begin);
+    std::swap(d_x, d_x_next);
+  }
+  saved.steps.clear();
+}
+
+}  // namespace boreas
