@@ -12,7 +12,8 @@ set(BOREAS_MAY_NEED_engine core kernels comm io models)
 add_library(boreas_options INTERFACE)
 target_include_directories(boreas_options INTERFACE ${PROJECT_SOURCE_DIR})
 # -fno-math-errno and -fno-trapping-math change no result; they let loops with sqrt, min and selects vectorise.
-set(cxx_flags -Wall -Wextra -fno-math-errno -fno-trapping-math)
+# Ops are designated initialisers: a tensor that is left out is one that is not wanted, which -Wextra would warn about.
+set(cxx_flags -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno -fno-trapping-math)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   list(APPEND cxx_flags -Wno-restrict)  # false alarms on std::string concatenation, GCC bug 105651
 endif()

@@ -104,7 +104,7 @@ std::span<const float> Baselines::climatology(int64_t date, int64_t v) const {
   return {mean_.data() + offset + v * num_cells_, size_t(num_cells_)};
 }
 
-double Score::skill() const {
+double ForecastScore::skill() const {
   const double best = std::min({rmse_persistence, rmse_climatology, rmse_damped_anomaly});
   return best > 0 ? 1 - rmse * rmse / (best * best) : 0;
 }
@@ -152,8 +152,8 @@ void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_
   sums.correlation += ff > 0 && aa > 0 ? fa / std::sqrt(ff * aa) : 0;
 }
 
-std::vector<Score> ScoreBoard::scores() const {
-  std::vector<Score> scores;
+std::vector<ForecastScore> ScoreBoard::scores() const {
+  std::vector<ForecastScore> scores;
   for (size_t v = 0; v < names_.size(); ++v)
     for (int64_t lead = 1; lead <= max_lead_; ++lead) {
       const Sums& sums = sums_[v * max_lead_ + lead - 1];
@@ -175,11 +175,11 @@ std::vector<Score> ScoreBoard::scores() const {
   return scores;
 }
 
-std::string score_table(const std::vector<Score>& scores) {
+std::string score_table(const std::vector<ForecastScore>& scores) {
   std::string text =
       fmt::format("{:<10}{:>6}{:>9}{:>9}{:>9}{:>9}{:>13}{:>13}{:>17}{:>8}\n", "variable", "lead", "targets", "rmse",
                   "bias", "acc", "persistence", "climatology", "damped anomaly", "skill");
-  for (const Score& s : scores)
+  for (const ForecastScore& s : scores)
     text += fmt::format("{:<10}{:>6}{:>9}{:>9.3f}{:>9.3f}{:>9.3f}{:>13.3f}{:>13.3f}{:>17}{:>7.1f}%\n", s.variable,
                         s.lead_steps, s.num_targets, s.rmse, s.bias, s.anomaly_correlation, s.rmse_persistence,
                         s.rmse_climatology, fmt::format("{:.3f} ({:.3f})", s.rmse_damped_anomaly, s.damping),
@@ -187,10 +187,10 @@ std::string score_table(const std::vector<Score>& scores) {
   return text + "rmse in each variable's unit; skill: mean square error removed from that of the best baseline\n";
 }
 
-void write_scores(const std::string& path, const std::vector<Score>& scores, const std::string& context_json) {
+void write_scores(const std::string& path, const std::vector<ForecastScore>& scores, const std::string& context_json) {
   nlohmann::ordered_json document = nlohmann::ordered_json::parse(context_json);
   auto& records = document["scores"] = nlohmann::ordered_json::array();
-  for (const Score& s : scores)
+  for (const ForecastScore& s : scores)
     records.push_back({{"variable", s.variable},
                        {"units", s.units},
                        {"lead_steps", s.lead_steps},

@@ -47,7 +47,7 @@ class Baselines {
 };
 
 /// One record of evaluation.json.
-struct Score {
+struct ForecastScore {
   std::string variable, units;
   int64_t lead_steps = 0;
   double lead_hours = 0;  ///< mean over the forecasts: calendar months differ
@@ -73,7 +73,7 @@ class ScoreBoard {
            std::span<const float> truth, std::span<const float> initial);
 
   /// By variable, then lead; leads that were never added are left out.
-  std::vector<Score> scores() const;
+  std::vector<ForecastScore> scores() const;
 
  private:
   struct Sums {
@@ -88,9 +88,9 @@ class ScoreBoard {
 };
 
 /// The table that the command line prints.
-std::string score_table(const std::vector<Score>& scores);
+std::string score_table(const std::vector<ForecastScore>& scores);
 
 /// evaluation.json: {"format": ..., "scores": [one record per variable and lead time], plus `context`: a JSON object}.
-void write_scores(const std::string& path, const std::vector<Score>& scores, const std::string& context_json);
+void write_scores(const std::string& path, const std::vector<ForecastScore>& scores, const std::string& context_json);
 
 }  // namespace boreas

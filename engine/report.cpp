@@ -159,9 +159,9 @@ void write_report(const std::string& path, const Report& report) {
       "<table><tr><th>variable</th><th>lead</th><th>targets</th><th>forecast</th><th>persistence</th><th>climatology</"
       "th>"
       "<th>damped anomaly</th><th>skill</th><th>bias</th><th>anomaly correlation</th></tr>";
-  std::map<std::string, std::vector<Score>> by_variable;
+  std::map<std::string, std::vector<ForecastScore>> by_variable;
   std::vector<std::string> order;
-  for (const Score& s : report.scores) {
+  for (const ForecastScore& s : report.scores) {
     if (!by_variable.contains(s.variable)) order.push_back(s.variable);
     by_variable[s.variable].push_back(s);
     const std::array errors = {s.rmse, s.rmse_persistence, s.rmse_climatology, s.rmse_damped_anomaly};
@@ -178,7 +178,7 @@ void write_report(const std::string& path, const Report& report) {
   html += "<h2>Skill by lead time</h2><div class=\"row\">";
   for (const std::string& variable : order) {
     std::vector<Series> lines = {{"forecast", {}}, {"persistence", {}}, {"climatology", {}}, {"damped anomaly", {}}};
-    for (const Score& s : by_variable[variable]) {
+    for (const ForecastScore& s : by_variable[variable]) {
       const std::array errors = {s.rmse, s.rmse_persistence, s.rmse_climatology, s.rmse_damped_anomaly};
       for (size_t i = 0; i < errors.size(); ++i) lines[i].points.emplace_back(double(s.lead_steps), errors[i]);
     }

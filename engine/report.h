@@ -31,7 +31,7 @@ struct Report {
   std::vector<std::pair<std::string, std::string>> facts;  ///< "parameters" -> "1.2 million", in this order
   std::vector<Series> training_curve;                      ///< loss against optimiser step
   std::string lead_unit;                                   ///< unit of a step: "1 step = 730.5h"
-  std::vector<Score> scores;
+  std::vector<ForecastScore> scores;
   std::vector<std::vector<ReportMap>> maps;  ///< rows of maps
   std::string config;                        ///< resolved configuration
 };

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 packages=(cmake ninja-build g++ pkg-config libopenblas-openmp-dev libfmt-dev libspdlog-dev libcli11-dev
-          nlohmann-json3-dev libyaml-cpp-dev libnanoflann-dev libqhull-dev libhdf5-dev libblosc-dev libzstd-dev
+          nlohmann-json3-dev libyaml-cpp-dev libnanoflann-dev libhdf5-dev libblosc-dev libzstd-dev
           zlib1g-dev libzip-dev libnetcdf-dev libeccodes-dev libpng-dev)
 for option in "$@"; do
   case "$option" in

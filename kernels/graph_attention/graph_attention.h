@@ -50,8 +50,8 @@ struct GraphAttentionForward {
 ///   dS_m = alpha_m (p_m - sum_m' alpha_m' p_m')       (never from g_i . o_i: a rounded o would spoil a sharp softmax)
 ///   d_q_i = scale * sum_m dS_m k_j + scale * W_h (sum_m dS_m a_m)
 ///   d_k_j = scale * sum_{m leaves j} dS_m q_i           d_v_j = sum_{m leaves j} alpha_m g_i
-///   d_W_h += sum_i g_i (sum_m alpha_m a_m)^T + scale * q_i (sum_m dS_m a_m)^T     d_b_h += sum over i with edges of g_i
-///   d_a_m = sum_h alpha_m W_h^T g_i + scale * dS_m W_h^T q_i
+///   d_W_h += sum_i g_i (sum_m alpha_m a_m)^T + scale * q_i (sum_m dS_m a_m)^T     d_b_h += sum over i with edges of
+///   g_i d_a_m = sum_h alpha_m W_h^T g_i + scale * dS_m W_h^T q_i
 ///
 /// Shapes   as forward; d_q, d_o: [N_dst, H*D]   d_k, d_v: [N_src, H*D]   d_w_edge: [H*D, A]   d_b_edge: [H*D]
 ///          d_edge_attributes: [M, n], columns first_edge_column .. first_edge_column + n of the attributes

@@ -9,8 +9,8 @@ namespace boreas {
 ///
 ///   o_i = sum_j alpha_ij v_j,   alpha_ij = softmax_j(scale * q_i . k_j)   over |i - j| <= window, both ends included
 ///
-/// The window is cut off, not wrapped, at the ends of the sequence; a negative window means all j. Computed on tiles with
-/// a running softmax: memory grows with S, never with S * S or S * window.
+/// The window is cut off, not wrapped, at the ends of the sequence; a negative window means all j. Computed on tiles
+/// with a running softmax: memory grows with S, never with S * S or S * window.
 ///
 /// Shapes   q, k, v, o: [S, H*D]; channel index = head * D + c   stats: [S, H]
 /// Types    f64 | f32, equal; stats in the accumulator type

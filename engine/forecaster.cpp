@@ -1,0 +1,160 @@
+#include "engine/forecaster.h"
+
+#include "engine/training_step.h"
+#include "io/forcings.h"
+
+namespace boreas {
+
+namespace {
+
+// The two states that a forecast alternates between.
+struct States {
+  States(Context& ctx, const StepModel& model)
+      : x(ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1))),
+        x_next(ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1))) {}
+  Tensor x, x_next;
+};
+
+// Host memory of a forecast: the window it starts from, that of the forcings to come, and its output.
+struct Staging {
+  Staging(const StepModel& model, void* data) {
+    const ModelShape& shape = model.network().shape();
+    const int64_t num_variables = model.variables().size(), cells = model.num_cells();
+    float* next = static_cast<float*>(data);
+    const auto take = [&](Shape size) {
+      const Tensor tensor(next, DType::f32, size);
+      if (next) next += size.size();
+      bytes += tensor.bytes();
+      return tensor;
+    };
+    initial.fields = take({1, shape.num_input_steps, num_variables, cells});
+    forcings.fields = take({1, shape.num_output_steps, num_variables, cells});
+    outputs = take({shape.num_output_steps * shape.num_outputs, cells});
+  }
+  FieldWindow initial, forcings;
+  Tensor outputs;
+  int64_t bytes = 0;
+};
+
+}  // namespace
+
+struct Forecaster::Impl {
+  Impl(const StepModel& model, const DatasetReader& reader);
+
+  const ModelSetup& setup() const { return model.setup(); }
+  void read_initial(int64_t start_date);
+  void read_forcings(int64_t start_date, int64_t first_lead);
+  void read(const Tensor& fields, int64_t date, bool forcings_only);
+
+  const StepModel& model;
+  const DatasetReader& reader;
+  std::vector<int64_t> column_of;  // by variable of the model: in the reader; -1: computed from its formula
+  Buffer staging_memory;
+  Staging staging;
+  NanMask nan_mask;  // where the start date has no values
+  Arena arena;
+  Context ctx;
+};
+
+Arena::Peak Forecaster::plan(const StepModel& model, Device device) {
+  return plan_peak(device, [&](Context& ctx) {
+    const OwnerScope owner(ctx, "forecast");
+    const Scope scope(ctx);
+    const States states(ctx, model);
+    const Staging staging(model, nullptr);
+    forecast_step(ctx, model, states.x, staging.outputs, staging.forcings, states.x_next);
+  });
+}
+
+int64_t Forecaster::staging_bytes(const StepModel& model) { return Staging(model, nullptr).bytes; }
+
+Forecaster::Impl::Impl(const StepModel& model_in, const DatasetReader& reader_in)
+    : model(model_in),
+      reader(reader_in),
+      staging_memory(Buffer::on(Device::cpu(), staging_bytes(model), "staging")),
+      staging(model, staging_memory.data()),
+      arena(Buffer::on(Device::cpu(), plan(model, Device::cpu()).bytes, "arena")),
+      ctx(Device::cpu(), arena) {
+  BOREAS_CHECK(reader.num_cells() == model.num_cells(), config,
+               "dataset {} has {} cells but the model was trained on {}: use a dataset of the same grid", reader.name(),
+               reader.num_cells(), model.num_cells());
+  BOREAS_CHECK(reader.step() == setup().step, config, "dataset {} has a step of {} but the model makes steps of {}",
+               reader.name(), format_step(reader.step()), format_step(setup().step));
+  const std::vector<std::string>& known = reader.variables();
+  for (const std::string& name : model.variables().names()) {
+    const bool stored = std::find(known.begin(), known.end(), name) != known.end();
+    column_of.push_back(!stored && is_computed_forcing(name) ? -1 : reader.index_of(name));
+  }
+  staging_memory.zero();  // rows of diagnostic variables are never read
+}
+
+// The fields of a date that the model starts from, or what it needs of a later date besides its own output.
+void Forecaster::Impl::read(const Tensor& fields, int64_t date, bool forcings_only) {
+  const VariableTable& variables = model.variables();
+  for (int64_t v = 0; v < variables.size(); ++v) {
+    const Role role = variables.role(v);
+    if (forcings_only ? role != Role::forcing || setup().constant[v] : role == Role::diagnostic) continue;
+    float* const out = fields.row<float>(v);
+    // The dates of a forecast may lie beyond the dataset's, so there a formula comes before what is stored.
+    if (column_of[v] < 0 || (forcings_only && is_computed_forcing(variables.name(v)))) {
+      compute_forcing(variables.name(v), date, setup().latitudes, setup().longitudes,
+                      std::span<float>(out, size_t(fields.cols())));
+      continue;
+    }
+    const auto index = reader.index_of_date(date);
+    BOREAS_CHECK(index && !reader.missing(*index), invalid_argument,
+                 "the forecast needs {} on {}, which {} {}; it holds {} to {}, step {}", variables.name(v),
+                 format_date(date), reader.name(), index ? "marks as missing" : "does not hold",
+                 format_date(reader.dates().front()), format_date(reader.dates().back()), format_step(reader.step()));
+    reader.read(*index, {column_of[v]}, {0, fields.cols()}, out);
+  }
+  model.preprocess().check_finite(fields, format_date(date));
+  model.preprocess().impute_copies(fields, FieldUse::input);
+}
+
+void Forecaster::Impl::read_initial(int64_t start_date) {
+  const int64_t num_times = staging.initial.num_times();
+  for (int64_t i = 0; i < num_times; ++i)
+    read(staging.initial.at(0, i), advance(start_date, setup().step, i + 1 - num_times), false);
+  const Tensor latest = staging.initial.at(0, num_times - 1);
+  nan_mask = model.preprocess().nan_mask(latest);
+  for (int64_t t = 0; t < staging.forcings.num_times(); ++t)  // constants are read once
+    copy_bytes(ctx.compute(), staging.forcings.at(0, t).data(), Device::cpu(), latest.data(), Device::cpu(),
+               latest.bytes());
+}
+
+void Forecaster::Impl::read_forcings(int64_t start_date, int64_t first_lead) {
+  for (int64_t t = 0; t < staging.forcings.num_times(); ++t)
+    read(staging.forcings.at(0, t), advance(start_date, setup().step, first_lead + t), true);
+}
+
+Forecaster::Forecaster(const StepModel& model, const DatasetReader& reader)
+    : impl_(std::make_unique<Impl>(model, reader)) {}
+Forecaster::~Forecaster() = default;
+
+int64_t Forecaster::arena_peak_bytes() const { return impl_->arena.peak_bytes(); }
+
+void Forecaster::run(int64_t start_date, int64_t lead_steps, const Sink& sink) {
+  Impl& in = *impl_;
+  BOREAS_CHECK(lead_steps >= 1, invalid_argument, "a forecast has at least one step, not {}", lead_steps);
+  const Scope scope(in.ctx);
+  States states(in.ctx, in.model);
+  in.read_initial(start_date);
+  in.model.start(in.ctx, in.staging.initial, states.x);
+  const int64_t num_output_steps = in.staging.forcings.num_times();
+  for (int64_t done = 0; done < lead_steps; done += num_output_steps) {
+    const bool last = done + num_output_steps >= lead_steps;
+    if (!last) in.read_forcings(start_date, done + 1);
+    forecast_step(in.ctx, in.model, states.x, in.staging.outputs, in.staging.forcings, last ? Tensor() : states.x_next);
+    const int64_t num_outputs = in.staging.outputs.rows() / num_output_steps;
+    for (int64_t o = 0; o < std::min(num_output_steps, lead_steps - done); ++o) {
+      const Tensor fields = in.staging.outputs.slice({o * num_outputs, (o + 1) * num_outputs});
+      in.model.preprocess().restore_nan(fields, in.nan_mask);
+      sink(done + o + 1, advance(start_date, in.setup().step, done + o + 1),
+           {fields.as<float>(), size_t(fields.size())});
+    }
+    std::swap(states.x, states.x_next);
+  }
+}
+
+}  // namespace boreas
