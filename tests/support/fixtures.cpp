@@ -10,7 +10,7 @@ namespace boreas::test {
 
 namespace {
 
-constexpr double kPadding = 12288;  // exact in every floating type
+constexpr double kPadding = 96;  // exact in every type
 
 template <class T>
 T convert(double value) {
