@@ -20,7 +20,7 @@ struct Point2 {
 /// The convex polygon around one node, in its gnomonic plane.
 class Cell {
  public:
-  explicit Cell(const Vec3& centre) : centre_(centre) {
+  explicit Cell(const Vec3& centre) {
     // Any two directions that make a right-handed frame with the centre.
     const Vec3 other = std::abs(centre[2]) < 0.9 ? Vec3{0, 0, 1} : Vec3{1, 0, 0};
     u_ = cross(other, centre);
@@ -31,6 +31,7 @@ class Cell {
 
   void reset() {
     corners_ = {{-kHorizon, -kHorizon}, {kHorizon, -kHorizon}, {kHorizon, kHorizon}, {-kHorizon, kHorizon}};
+    measure();
   }
 
   /// Keeps what is nearer to the centre than to the neighbour: c . x >= q . x for x = c + u e_u + v e_v.
@@ -49,14 +50,11 @@ class Cell {
       }
     }
     corners_.swap(clipped_);
+    measure();
   }
 
-  /// Chord beyond which no node can clip the polygon: that of twice the angle to the farthest corner.
-  double reach() const {
-    double farthest = 0;
-    for (const auto& [u, v] : corners_) farthest = std::max(farthest, std::hypot(u, v));
-    return 2 * std::sin(std::min(std::atan(farthest), std::numbers::pi / 2));
-  }
+  /// Squared chord beyond which no node can clip the polygon: that of twice the angle to the farthest corner.
+  double squared_reach() const { return squared_reach_; }
 
   bool bounded() const {
     return std::none_of(corners_.begin(), corners_.end(),
@@ -77,8 +75,15 @@ class Cell {
   }
 
  private:
-  Vec3 centre_, u_, v_;
+  void measure() {
+    double farthest = 0;  // squared tangent of the angle
+    for (const auto& [u, v] : corners_) farthest = std::max(farthest, u * u + v * v);
+    squared_reach_ = 4 * farthest / (1 + farthest);
+  }
+
+  Vec3 u_, v_;
   std::vector<Point2> corners_, clipped_;
+  double squared_reach_ = 4;
 };
 
 }  // namespace
@@ -103,21 +108,19 @@ std::vector<double> spherical_voronoi_areas(const NodeSet& nodes) {
         return a.squared_chord != b.squared_chord ? a.squared_chord < b.squared_chord : a.index < b.index;
       });
       coincident.clear();
-      cell.reset();
-      for (const Neighbour& neighbour : found)
-        if (neighbour.squared_chord < kCoincident * kCoincident)
-          coincident.push_back(neighbour.index);
-        else
-          cell.clip(points[neighbour.index], neighbour.squared_chord);
+      for (const auto& [index, squared_chord] : found)
+        if (squared_chord < kCoincident * kCoincident) coincident.push_back(index);
       // The first of the coincident nodes does the work for all.
       if (*std::min_element(coincident.begin(), coincident.end()) != i) break;
-      const double reach = cell.reach();
-      if (radius >= std::min(reach, 2.0)) {
+      cell.reset();
+      for (size_t k = coincident.size(); k < found.size() && found[k].squared_chord <= cell.squared_reach(); ++k)
+        cell.clip(points[found[k].index], found[k].squared_chord);
+      if (radius * radius >= cell.squared_reach()) {
         if (!cell.bounded()) unbounded = std::min(unbounded, i);
         for (const int32_t j : coincident) areas[j] = cell.area() / double(coincident.size());
         break;
       }
-      radius = std::min(reach, 2 * radius);
+      radius = std::min(1.000001 * std::sqrt(cell.squared_reach()), 2 * radius);  // rounding must not fall short
     }
   }
   BOREAS_CHECK(unbounded == n, invalid_argument,
