@@ -141,7 +141,6 @@ struct TrainingConfig {
   int64_t patience = 0;
   CheckpointConfig checkpoint;
   int64_t seed = 42;
-  int64_t log_every_steps = 10;
 
   void fields(auto&& visit) {
     visit("max_steps", max_steps, "updates", "length of the training; 0: until max_epochs");
@@ -160,7 +159,6 @@ struct TrainingConfig {
     visit("patience", patience, "validations", "stop after so many validations without a lower loss; 0: never");
     visit("checkpoint", checkpoint, "", "when to save and what to keep");
     visit("seed", seed, "", "of the initial weights and the order of samples");
-    visit("log_every_steps", log_every_steps, "updates", "interval of progress lines when the output is no terminal");
   }
 };
 

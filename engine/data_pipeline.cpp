@@ -43,13 +43,15 @@ DataPipeline::DataPipeline(const DatasetReader& reader, const ModelSetup& setup,
                staging_bytes(setup, options, reader.num_variables(), reader.num_members()), "staging"),
       slots_(size_t(data_.prefetch) + 1) {}
 
-std::vector<int64_t> DataPipeline::anchors(int64_t rollout) const {
-  std::vector<int64_t> all = sample_anchors(reader_, data_, options_.dates, rollout);
-  const int64_t wanted = options_.max_samples, available = int64_t(all.size());
-  if (wanted == 0 || wanted >= available) return all;
-  std::vector<int64_t> some;
-  for (int64_t i = 0; i < wanted; ++i) some.push_back(all[size_t(i * available / wanted)]);
-  return some;
+const std::vector<int64_t>& DataPipeline::anchors(int64_t rollout) const {
+  const auto [entry, is_new] = anchors_.try_emplace(rollout);
+  std::vector<int64_t>& kept = entry->second;
+  if (!is_new) return kept;
+  const std::vector<int64_t> all = sample_anchors(reader_, data_, options_.dates, rollout);
+  const int64_t available = int64_t(all.size());
+  const int64_t wanted = options_.max_samples > 0 ? std::min(options_.max_samples, available) : available;
+  for (int64_t i = 0; i < wanted; ++i) kept.push_back(all[size_t(i * available / wanted)]);
+  return kept;
 }
 
 int64_t DataPipeline::num_samples(int64_t rollout) const { return int64_t(anchors(rollout).size()); }

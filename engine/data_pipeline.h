@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -55,7 +56,7 @@ class DataPipeline {
   void stop();
   void read_batches(int64_t first_batch, int64_t rollout);
   void read_batch(int64_t batch, int64_t rollout, Slot& slot) const;
-  std::vector<int64_t> anchors(int64_t rollout) const;
+  const std::vector<int64_t>& anchors(int64_t rollout) const;
 
   DatasetReader reader_;
   DataConfig data_;
@@ -63,7 +64,8 @@ class DataPipeline {
   SamplingOptions options_;
   Buffer staging_;
   std::vector<Slot> slots_;
-  std::vector<int64_t> order_;  // anchors of the epoch
+  mutable std::map<int64_t, std::vector<int64_t>> anchors_;  // by rollout, as asked for
+  std::vector<int64_t> order_;                               // anchors of the epoch
 
   std::thread thread_;
   std::mutex mutex_;

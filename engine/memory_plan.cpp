@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/forecaster.h"
+
 namespace boreas {
 
 namespace {
@@ -13,20 +15,6 @@ void add_arena(std::vector<MemoryReport::Line>& lines, const Arena::Peak& peak) 
   const std::string place = peak.owner.empty() ? std::string() : "peak in " + peak.owner;
   lines.push_back({"saved", peak.saved_bytes, place});
   lines.push_back({"scratch", peak.scratch_bytes, place});
-}
-
-Arena::Peak plan_forecast(const StepModel& model, Device device, int64_t num_variables) {
-  return plan_peak(device, [&](Context& ctx) {
-    const OwnerScope owner(ctx, "forecast");
-    const Scope scope(ctx);
-    const ModelShape& shape = model.network().shape();
-    const Tensor x = ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1));
-    const Tensor x_next = ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1));
-    const int64_t cells = model.num_cells();
-    const Tensor states(nullptr, DType::f32, {shape.num_output_steps * shape.num_outputs, cells}, device);
-    const FieldWindow next{Tensor(nullptr, DType::f32, {1, shape.num_output_steps, num_variables, cells}, device), 1};
-    forecast_step(ctx, model, x, states, next, x_next);
-  });
 }
 
 void append_lines(std::string& text, const std::string& title, const std::vector<MemoryReport::Line>& lines) {
@@ -65,7 +53,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device) {
   report.encoder_chunks = config.model.encoder.num_chunks;
   report.decoder_chunks = config.model.decoder.num_chunks;
   report.training_peak = plan_peak(device, [&](Context& ctx) { step.plan(ctx, num_variables, 1); });
-  report.forecast_peak = plan_forecast(step.model(), device, num_variables);
+  report.forecast_peak = Forecaster::plan(step.model(), device);
 
   int64_t staging = DataPipeline::staging_bytes(setup, training_sampling(config, {}), num_variables, 1);
   if (!config.data.validation.start.empty() || !config.data.validation.end.empty())
@@ -80,13 +68,9 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device) {
                      {"staging", staging, batches}};
   add_arena(report.training, report.training_peak);
 
-  const ModelShape& shape = step.model().network().shape();
-  const int64_t field_bytes = setup.num_cells() * size_of(DType::f32);
-  const int64_t times = shape.num_input_steps + shape.num_output_steps;
   report.forecast = {{"parameters", store.value_bytes(), ""},
                      {"graph", graph_bytes, "edges and their attributes"},
-                     {"staging", (times * num_variables + shape.num_output_steps * shape.num_outputs) * field_bytes,
-                      "states in and out"}};
+                     {"staging", Forecaster::staging_bytes(step.model()), "states in and out"}};
   add_arena(report.forecast, report.forecast_peak);
   return report;
 }

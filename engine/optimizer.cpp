@@ -49,8 +49,14 @@ void Optimizer::materialise() {
   if (!averages()) return;
   average_storage_ = Buffer::on(device, bytes, "ema");
   average_ = average_storage_.tensor(dtype, shape);
-  const Stream stream(device);
-  copy_bytes(stream, average_.data(), device, parameters_.flat_values().data(), device, bytes);
+  reset_average();
+}
+
+void Optimizer::reset_average() {
+  if (!averages()) return;
+  const Stream stream(parameters_.device());
+  copy_bytes(stream, average_.data(), average_.device(), parameters_.flat_values().data(), parameters_.device(),
+             average_.bytes());
   stream.synchronize();
 }
 

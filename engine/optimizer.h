@@ -24,6 +24,7 @@ class Optimizer {
 
   /// Allocates: moments zero, the average equal to the parameters. May be called once, after the store's.
   void materialise();
+  void reset_average();  ///< to the parameters as they are now
   int64_t moment_bytes() const { return 2 * parameters_.value_bytes(); }
   int64_t average_bytes() const { return averages() ? parameters_.value_bytes() : 0; }
 

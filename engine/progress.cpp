@@ -50,6 +50,11 @@ void Progress::advance(int64_t count, const std::string& note) {
   last_length_ = text.size();
 }
 
+void Progress::log(const std::string& text) {
+  fmt::print(stderr, "{}{:<{}}\n", terminal_ ? "\r" : "", text, terminal_ ? last_length_ : 0);
+  last_length_ = 0;
+}
+
 void Progress::finish(const std::string& note) {
   finished_ = true;
   const double elapsed = std::chrono::duration<double>(Clock::now() - begin_).count();

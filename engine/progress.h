@@ -20,6 +20,8 @@ class Progress {
   /// Counts, and prints share, rate and time left, at most ten times a second on a terminal and every ten seconds
   /// elsewhere. `note` follows on the line: "loss=0.21".
   void advance(int64_t count, const std::string& note = "");
+  /// A line that stays, above the updating one.
+  void log(const std::string& text);
   /// The last line: what was done in which time.
   void finish(const std::string& note = "");
 

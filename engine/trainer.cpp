@@ -1,0 +1,307 @@
+#include "engine/trainer.h"
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "engine/checkpoint.h"
+#include "engine/data_pipeline.h"
+#include "engine/json_lines.h"
+#include "engine/memory_plan.h"
+#include "engine/progress.h"
+#include "engine/stop_signal.h"
+#include "engine/text_file.h"
+#include "engine/training_step.h"
+#include "io/thread_pool.h"
+#include "io/time.h"
+
+namespace boreas {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
+
+int64_t rollout_of_epoch(const RolloutConfig& config, int64_t epoch) {
+  if (config.epoch_increment == 0) return config.start;
+  return std::min(config.maximum, config.start + epoch / config.epoch_increment);
+}
+
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, const TrainOptions& options);
+  TrainingSummary run();
+
+ private:
+  void check_dates() const;
+  void resume_or_begin(const TrainOptions& options);
+  void begin_epoch();
+  int64_t steps_per_epoch(int64_t rollout) const;
+  int64_t last_step() const;
+  int64_t decay_steps() const;
+  bool finished() const;
+  bool out_of_patience() const;
+  void update();
+  void validate();
+  void save(const std::string& path);
+
+  const TrainingConfig& training() const { return setup_.config.training; }
+  bool validates() const {
+    return !setup_.config.data.validation.start.empty() || !setup_.config.data.validation.end.empty();
+  }
+  bool is_due(int64_t every_steps) const {
+    return every_steps > 0 ? state_.step % every_steps == 0 : state_.step_in_epoch == 0;
+  }
+
+  DatasetReader reader_;
+  Device device_;
+  ModelSetup setup_;
+  Range training_dates_, validation_dates_;
+  TrainingStep step_;
+  int64_t planned_bytes_ = 0;
+  std::optional<Arena> arena_;
+  std::optional<Context> ctx_;
+  std::optional<DataPipeline> pipeline_, validation_pipeline_;
+  TrainingState state_;
+  std::optional<JsonLines> metrics_, timing_;
+  std::optional<Progress> progress_;
+  double last_loss_ = 0;
+  std::string last_checkpoint_;
+};
+
+ModelSetup fitted_setup(const RunConfig& config, const DatasetReader& reader, Device device) {
+  validate(config);
+  ModelSetup setup = make_setup(config, reader, GraphCache::keep);
+  setup.config = fit_to_budget(setup, device);
+  return setup;
+}
+
+Range dates_of(const DatasetReader& reader, const DateRange& range, const char* what) {
+  return select_dates(reader.dates(), range.start, range.end, what);
+}
+
+Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
+    : reader_(DatasetReader::open(config.data.dataset, std::make_shared<ThreadPool>(int(config.data.num_threads) - 1))),
+      device_(choose_device(config.device)),
+      setup_(fitted_setup(config, reader_, device_)),
+      training_dates_(dates_of(reader_, config.data.training, "data.training")),
+      validation_dates_(validates() ? dates_of(reader_, config.data.validation, "data.validation") : Range{}),
+      step_(setup_, device_) {
+  check_dates();
+  const int64_t num_variables = reader_.num_variables(), num_members = reader_.num_members();
+  planned_bytes_ = plan_peak(device_, [&](Context& ctx) { step_.plan(ctx, num_variables, num_members); }).bytes;
+  step_.materialise();
+  arena_.emplace(Buffer::on(device_, planned_bytes_, "arena"));
+  ctx_.emplace(device_, *arena_);
+  pipeline_.emplace(reader_, setup_, training_sampling(setup_.config, training_dates_));
+  if (validates()) validation_pipeline_.emplace(reader_, setup_, validation_sampling(setup_.config, validation_dates_));
+  resume_or_begin(options);
+}
+
+void Trainer::check_dates() const {
+  const auto name = [&](int64_t index) { return format_date(reader_.dates()[size_t(index)]); };
+  const auto check_samples = [&](const char* what, Range dates, int64_t rollout, int64_t needed) {
+    const int64_t samples = int64_t(sample_anchors(reader_, setup_.config.data, dates, rollout).size());
+    BOREAS_CHECK(
+        samples >= needed, config,
+        "{} from {} to {} gives {} samples of {} consecutive dates at rollout {}; {} are needed. Extend it, or "
+        "lower the rollout, training.batch_size or training.micro_steps",
+        what, name(dates.begin), name(dates.end - 1), samples, window_length(setup_.config.data, rollout), rollout,
+        needed);
+  };
+  check_samples("data.training", training_dates_, training().rollout.maximum,
+                training().batch_size * training().micro_steps);
+  if (!validates()) return;
+  check_samples("data.validation", validation_dates_, training().validation.rollout, 1);
+  const int64_t begin = std::max(training_dates_.begin, validation_dates_.begin);
+  const int64_t end = std::min(training_dates_.end, validation_dates_.end);
+  BOREAS_CHECK(begin >= end, config,
+               "data.training and data.validation share the dates {} to {}; validation must be independent",
+               name(begin), name(end - 1));
+}
+
+void Trainer::resume_or_begin(const TrainOptions& options) {
+  const std::string& output = setup_.config.output;
+  const auto latest = latest_checkpoint(output);
+  BOREAS_CHECK(!latest || options.resume, io,
+               "{} already holds a training ({}); resume it with --resume, or choose another output folder", output,
+               latest.value_or(""));
+  fs::create_directories(checkpoint_folder(output));
+  prune_checkpoints(output, training().checkpoint.keep);
+  if (latest) {
+    state_ = load_checkpoint(*latest, step_.model(), step_.optimizer());
+    last_checkpoint_ = *latest;
+    const int64_t samples = pipeline_->num_samples(state_.rollout);
+    BOREAS_CHECK(samples == state_.num_samples, config,
+                 "{} does not fit this run: an epoch had {} samples at rollout {} and has {} now. Use the dates of the "
+                 "config in the checkpoint, or start a new run in another output folder",
+                 *latest, state_.num_samples, state_.rollout, samples);
+  } else {
+    if (!options.initial_weights.empty()) load_weights(options.initial_weights, step_.model());
+    step_.optimizer().reset_average();
+    state_.rollout = rollout_of_epoch(training().rollout, 0);
+    state_.num_samples = pipeline_->num_samples(state_.rollout);
+  }
+  write_text_file((fs::path(output) / "config.yaml").string(), resolved_config(setup_.config));
+  metrics_.emplace((fs::path(output) / "metrics.jsonl").string(), state_.metrics_bytes);
+  timing_.emplace((fs::path(output) / "timing.jsonl").string(), state_.timing_bytes);
+}
+
+int64_t Trainer::steps_per_epoch(int64_t rollout) const {
+  return pipeline_->num_batches(rollout) / training().micro_steps;
+}
+
+// The last update of the training, as far as steps and epochs say.
+int64_t Trainer::last_step() const {
+  int64_t steps = training().max_steps > 0 ? training().max_steps : kForever;
+  if (training().max_epochs == 0) return steps;
+  int64_t in_epochs = 0;
+  for (int64_t epoch = 0; epoch < training().max_epochs && in_epochs < steps; ++epoch)
+    in_epochs += steps_per_epoch(rollout_of_epoch(training().rollout, epoch));
+  return std::min(steps, in_epochs);
+}
+
+int64_t Trainer::decay_steps() const {
+  return training().learning_rate.decay_steps > 0 ? training().learning_rate.decay_steps : last_step();
+}
+
+bool Trainer::out_of_patience() const {
+  return training().patience > 0 && state_.validations_since_best >= training().patience;
+}
+
+void Trainer::begin_epoch() {
+  pipeline_->start(state_.epoch, state_.step_in_epoch * training().micro_steps, state_.rollout);
+}
+
+void Trainer::update() {
+  const auto begin = std::chrono::steady_clock::now();
+  double loss = 0;
+  step_.begin(*ctx_);
+  for (int64_t micro = 0; micro < training().micro_steps; ++micro)
+    loss += step_.accumulate(*ctx_, pipeline_->next(), state_.rollout) / double(training().micro_steps);
+  const double rate = learning_rate_at(training().learning_rate, decay_steps(), state_.step);
+  const double norm = step_.apply(*ctx_, state_.step + 1, rate);
+  BOREAS_CHECK(std::isfinite(loss) && std::isfinite(norm), invalid_argument,
+               "update {}: the loss is {} and the norm of its gradient {}; the training diverged. Lower "
+               "training.learning_rate.peak or lengthen its warm-up; {}",
+               state_.step + 1, loss, norm,
+               last_checkpoint_.empty() ? "there is no checkpoint yet" : "the last checkpoint is " + last_checkpoint_);
+  last_loss_ = loss;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+
+  metrics_->write(Json{
+      {"step", state_.step + 1},
+      {"epoch", state_.epoch},
+      {"rollout", state_.rollout},
+      {"learning_rate", rate},
+      {"loss", loss},
+      {"gradient_norm",
+       norm}}.dump());
+  timing_->write(Json{{"step", state_.step + 1}, {"seconds", elapsed.count()}}.dump());
+  ++state_.step;
+  if (++state_.step_in_epoch == steps_per_epoch(state_.rollout)) {
+    ++state_.epoch;
+    state_.step_in_epoch = 0;
+    state_.rollout = rollout_of_epoch(training().rollout, state_.epoch);
+    state_.num_samples = pipeline_->num_samples(state_.rollout);
+  }
+  progress_->advance(1, fmt::format("step={} epoch={} loss={:.5g} rate={:.3g}", state_.step, state_.epoch, loss, rate));
+}
+
+void Trainer::validate() {
+  const int64_t rollout = training().validation.rollout;
+  const int64_t num_batches = validation_pipeline_->num_batches(rollout);
+  const int64_t num_samples = validation_pipeline_->num_samples(rollout);
+  double loss = 0;
+  std::vector<double> squared_errors;
+  validation_pipeline_->start(0, 0, rollout);
+  step_.optimizer().with_average(*ctx_, [&] {
+    for (int64_t batch = 0; batch < num_batches; ++batch) {
+      const FieldWindow window = validation_pipeline_->next();
+      const TrainingStep::Scores scores = step_.validate(*ctx_, window, rollout);
+      const double share = double(window.fields.size(0)) / double(num_samples);
+      squared_errors.resize(scores.squared_errors.size());
+      loss += share * scores.loss;
+      for (size_t i = 0; i < squared_errors.size(); ++i) squared_errors[i] += share * scores.squared_errors[i];
+    }
+  });
+
+  const VariableTable& variables = setup_.variables;
+  const std::span<const double> scale = step_.model().preprocess().output_mul();
+  const int64_t num_outputs = variables.num_outputs(), num_leads = int64_t(squared_errors.size()) / num_outputs;
+  Json rmse;
+  for (int64_t v = 0; v < num_outputs; ++v) {
+    std::vector<double> by_lead;
+    for (int64_t lead = 0; lead < num_leads; ++lead)
+      by_lead.push_back(std::sqrt(squared_errors[size_t(lead * num_outputs + v)]) / std::abs(scale[size_t(v)]));
+    rmse[variables.name(variables.output()[size_t(v)])] = by_lead;
+  }
+  const bool best = loss < state_.best_loss;
+  if (best) {
+    state_.best_loss = loss;
+    state_.best_step = state_.step;
+  }
+  state_.validations_since_best = best ? 0 : state_.validations_since_best + 1;
+  metrics_->write(Json{
+      {"step", state_.step},
+      {"epoch", state_.epoch},
+      {"validation_loss", loss},
+      {"rollout", rollout},
+      {"samples", num_samples},
+      {"rmse", rmse},
+      {"best", best}}.dump());
+  progress_->log(fmt::format("step {}: validation loss {:.5g}{}", state_.step, loss, best ? ", the best so far" : ""));
+  if (best && training().checkpoint.best) save(best_checkpoint(setup_.config.output));
+}
+
+void Trainer::save(const std::string& path) {
+  metrics_->flush_to_disk();
+  state_.metrics_bytes = metrics_->length();
+  state_.timing_bytes = timing_->length();
+  save_checkpoint(path, step_.model(), step_.optimizer(), state_);
+}
+
+TrainingSummary Trainer::run() {
+  const StopSignal stop;
+  const int64_t last = last_step();
+  progress_.emplace("training", last - state_.step, "updates");
+  progress_->log(fmt::format("{} parameters, {} samples an epoch, {} in the arena, to step {}",
+                             step_.model().parameters().num_parameters(), state_.num_samples,
+                             format_bytes(planned_bytes_), last));
+  if (state_.step > 0) progress_->log(fmt::format("resuming from {} at step {}", last_checkpoint_, state_.step));
+  bool started = false, done = state_.step >= last || out_of_patience() || stop.requested();
+  while (!done) {
+    if (!started || state_.step_in_epoch == 0) begin_epoch();
+    started = true;
+    update();
+    if (validates() && is_due(training().validation.every_steps)) validate();
+    done = state_.step == last || out_of_patience() || stop.requested();
+    if (!done && !is_due(training().checkpoint.every_steps)) continue;
+    last_checkpoint_ = step_checkpoint(setup_.config.output, state_.step);
+    save(last_checkpoint_);
+    prune_checkpoints(setup_.config.output, training().checkpoint.keep);
+  }
+
+  progress_->finish(state_.step < last ? fmt::format("stopped at step {}", state_.step) : "");
+
+  TrainingSummary summary;
+  if (out_of_patience())
+    summary.end = TrainingEnd::patience;
+  else if (state_.step < last)
+    summary.end = TrainingEnd::interrupted;
+  summary.step = state_.step;
+  summary.last_loss = last_loss_;
+  if (std::isfinite(state_.best_loss)) summary.best_loss = state_.best_loss;
+  summary.checkpoint = last_checkpoint_;
+  summary.arena_peak_bytes = arena_->peak_bytes();
+  summary.arena_planned_bytes = planned_bytes_;
+  return summary;
+}
+
+}  // namespace
+
+TrainingSummary train(const RunConfig& config, const TrainOptions& options) { return Trainer(config, options).run(); }
+
+}  // namespace boreas
