@@ -1,11 +1,8 @@
 #include "engine/weights_io.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +12,7 @@
 #include <optional>
 #include <set>
 
+#include "io/atomic_replace.h"
 #include "io/hdf5_file.h"
 #include "kernels/core/near_names.h"
 #include "models/parameters.h"
@@ -149,7 +147,9 @@ WeightsFile open_safetensors(const std::string& path) {
                header_bytes, file_bytes);
   std::string text(header_bytes, '\0');
   stream->read(text.data(), int64_t(header_bytes));
-  const json header = json::parse(text, nullptr, false);
+  // Entries are two levels deep; what is nested deeper is dropped instead of built.
+  const auto shallow = [](int depth, json::parse_event_t, json&) { return depth <= 4; };
+  const json header = json::parse(text, shallow, false);
   BOREAS_CHECK(*stream && header.is_object(), corrupt_data,
                "{}: the header of the safetensors file is not a JSON object", path);
 
@@ -348,34 +348,32 @@ void export_safetensors(const std::string& path, const ParameterStore& store) {
   int64_t end = 0;
   for_each_exported(store, [&](const std::string& name, const Tensor& value) {
     constexpr std::string_view names[] = {"F64", "F32", "BF16", "I32", "I64", "U8"};
+    const bool is_version = value.dtype() == DType::i64;  // a scalar in the reference
     const int64_t begin = end;
     end += value.bytes();
-    header[name] = {
-        {"dtype", names[int(value.dtype())]}, {"shape", extents_of(value.shape())}, {"data_offsets", {begin, end}}};
+    header[name] = {{"dtype", names[int(value.dtype())]},
+                    {"shape", is_version ? std::vector<int64_t>{} : extents_of(value.shape())},
+                    {"data_offsets", {begin, end}}};
   });
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start aligned
 
-  const std::string aside = path + ".partial";
-  std::FILE* file = std::fopen(aside.c_str(), "wb");
-  BOREAS_CHECK(file, io, "{}: cannot be written: {}", aside, std::strerror(errno));
-  bool good = true;
-  const auto write = [&](const void* data, size_t bytes) { good = good && std::fwrite(data, 1, bytes, file) == bytes; };
-  const uint64_t header_bytes = text.size();
-  write(&header_bytes, 8);
-  write(text.data(), text.size());
-  for_each_exported(store, [&](const std::string&, const Tensor& value) {
-    const std::vector<char> bytes = host_bytes(value);
-    write(bytes.data(), bytes.size());
-  });
-  good = std::fflush(file) == 0 && good;
-  good = fsync(fileno(file)) == 0 && good;
-  const int reason = errno;
-  good = std::fclose(file) == 0 && good;
-  if (!good || std::rename(aside.c_str(), path.c_str()) != 0) {
-    const int why = good ? errno : reason;
-    std::remove(aside.c_str());
-    BOREAS_FAIL(io, "{}: writing failed: {}", path, std::strerror(why));
+  const std::string partial = partial_path(path);
+  try {
+    std::ofstream file(partial, std::ios::binary);
+    const uint64_t header_bytes = text.size();
+    file.write(reinterpret_cast<const char*>(&header_bytes), 8);
+    file.write(text.data(), int64_t(text.size()));
+    for_each_exported(store, [&](const std::string&, const Tensor& value) {
+      const std::vector<char> bytes = host_bytes(value);
+      file.write(bytes.data(), int64_t(bytes.size()));
+    });
+    file.close();
+    BOREAS_CHECK(file, io, "{}: writing failed: {}", path, std::strerror(errno));
+    replace_path(partial, path);
+  } catch (...) {
+    remove_quietly(partial);
+    throw;
   }
 }
 
