@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "engine/text_file.h"
 
@@ -144,6 +147,28 @@ std::string line_chart(const std::string& title, const std::string& x_label, con
     legend_x += 26 + 6.2 * double(series[i].name.size());
   }
   return svg + "</svg>";
+}
+
+std::vector<Series> read_training_curve(const std::string& metrics_path) {
+  std::vector<Series> curve = {{"training", {}}, {"training, mean of 20", {}}, {"validation", {}}};
+  if (!std::filesystem::exists(metrics_path)) return {};
+  std::istringstream lines(read_text_file(metrics_path));
+  double window = 0;
+  int64_t count = 0;
+  for (std::string line; std::getline(lines, line);) {
+    const nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
+    if (record.is_discarded() || !record.contains("step")) continue;  // the line that an interruption cut
+    const double step = record["step"];
+    if (record.contains("validation")) {
+      curve[2].points.emplace_back(step, record["validation"].value("loss", NAN));
+    } else if (record.contains("loss") && record["loss"].is_number()) {
+      const double loss = record["loss"];
+      curve[0].points.emplace_back(step, loss);
+      window += loss;
+      if (++count % 20 == 0) curve[1].points.emplace_back(step - 9.5, std::exchange(window, 0) / 20);
+    }
+  }
+  return curve;
 }
 
 void write_report(const std::string& path, const Report& report) {

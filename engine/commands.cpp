@@ -1,0 +1,214 @@
+#include "engine/commands.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "engine/checkpoint.h"
+#include "engine/evaluation.h"
+#include "engine/map_image.h"
+#include "engine/progress.h"
+#include "engine/report.h"
+#include "engine/text_file.h"
+#include "engine/training_step.h"
+#include "engine/weights_io.h"
+#include "io/forecast_writer.h"
+
+namespace boreas {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A trained model and the dataset that its initial states come from.
+struct Trained {
+  Trained(const RunConfig& config, const std::string& checkpoint_or_folder)
+      : path(resolve_checkpoint(checkpoint_or_folder)),
+        reader(DatasetReader::open(config.data.dataset)),
+        model(load_setup(path), Device::cpu()) {
+    model.parameters().materialise(0);
+    load_weights(path, model);
+    spdlog::info("checkpoint={} parameters={}", path, model.parameters().num_parameters());
+  }
+  std::string path;
+  DatasetReader reader;
+  StepModel model;
+};
+
+std::string map_title(const Evaluation::Map& map, const std::string& what) {
+  return fmt::format("{} {} {} lead {}", map.variable, what, format_date(map.valid_date).substr(0, 13), map.lead_steps);
+}
+
+// Three pictures of one verification: forecast and truth on one scale, and their difference.
+std::vector<ReportMap> draw_maps(const MapRenderer& renderer, const Evaluation::Map& map, const fs::path& folder) {
+  std::vector<float> error(map.truth.size());
+  std::transform(map.forecast.begin(), map.forecast.end(), map.truth.begin(), error.begin(), std::minus<float>());
+  const std::span<const float> both[] = {map.forecast, map.truth};
+  const bool signed_values = std::any_of(map.truth.begin(), map.truth.end(), [](float v) { return v < 0; });
+  const auto limits = color_limits(both, signed_values);
+  const std::span<const float> error_field(error);
+  const auto error_limits = color_limits({&error_field, 1}, true);
+  const Palette palette = signed_values ? Palette::diverging : Palette::sequential;
+  std::vector<ReportMap> row;
+  const auto draw = [&](const std::string& what, std::span<const float> values, std::pair<double, double> range,
+                        Palette colors) {
+    const std::string title = map_title(map, what);
+    const std::vector<uint8_t> png = renderer.render(
+        values,
+        {.title = title, .unit = map.units, .minimum = range.first, .maximum = range.second, .palette = colors});
+    const std::string date = format_date(map.valid_date).substr(0, 10);
+    write_file((folder / fmt::format("{}_{}_lead{}_{}.png", map.variable, date, map.lead_steps, what)).string(), png);
+    row.push_back({title + (map.units.empty() ? "" : " [" + map.units + "]"), png});
+  };
+  draw("forecast", map.forecast, limits, palette);
+  draw("truth", map.truth, limits, palette);
+  draw("error", error, error_limits, Palette::diverging);
+  return row;
+}
+
+}  // namespace
+
+std::string make_graph(const RunConfig& config) {
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  return summary(make_setup(config, reader, GraphCache::keep).graph);
+}
+
+std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint) {
+  const Trained trained(config, checkpoint);
+  const StepModel& model = trained.model;
+  const DatasetReader& reader = trained.reader;
+  const ForecastConfig& settings = config.forecast;
+  BOREAS_CHECK(settings.lead_steps >= 1, config, "forecast.lead_steps is {}; expected at least 1", settings.lead_steps);
+
+  std::vector<int64_t> starts;
+  const int64_t num_inputs = model.setup().config.data.num_input_steps;
+  if (settings.start.empty()) {
+    const std::vector<int64_t> anchors = reader.anchors(num_inputs, 0);
+    BOREAS_CHECK(!anchors.empty(), config, "{} has no date with {} states in a row to start from", reader.name(),
+                 num_inputs);
+    starts.push_back(reader.dates()[anchors.back()]);
+  } else if (settings.end.empty()) {
+    starts.push_back(
+        reader.dates()[select_dates(reader.dates(), settings.start, settings.start, "forecast.start").begin]);
+  } else {
+    const Range range = select_dates(reader.dates(), settings.start, settings.end, "forecast");
+    for (int64_t i = range.begin; i < range.end; ++i) starts.push_back(reader.dates()[i]);
+  }
+
+  const std::vector<std::string> outputs = model.variables().output_names();
+  std::vector<int64_t> columns;
+  for (const std::string& name : settings.variables)
+    columns.push_back(model.variables().output_index(name, "forecast.variables"));
+  if (columns.empty())
+    for (size_t v = 0; v < outputs.size(); ++v) columns.push_back(int64_t(v));
+
+  ForecastLayout layout;
+  for (const int64_t column : columns) {
+    const std::string& name = outputs[column];
+    layout.variables.push_back({name, model.setup().units[model.variables().index(name, "forecast")], ""});
+  }
+  layout.start_dates = starts;
+  layout.step = model.setup().step;
+  layout.num_steps = settings.lead_steps;
+  layout.latitudes = model.setup().latitudes;
+  layout.longitudes = model.setup().longitudes;
+  layout.field_shape = model.setup().field_shape;
+  layout.attributes = {{"title", "boreas forecast"}, {"source", "boreas, checkpoint " + trained.path}};
+
+  std::vector<std::string> paths;
+  std::vector<ForecastWriter> writers;
+  for (const ForecastFormat format : settings.formats) {
+    const fs::path path =
+        fs::path(config.output) / (settings.output + (format == ForecastFormat::netcdf ? ".nc" : ".zarr"));
+    fs::create_directories(path.parent_path());
+    paths.push_back(path.string());
+    writers.emplace_back(paths.back(), layout);
+  }
+
+  Forecaster forecaster(model, reader);
+  Progress progress("forecast", int64_t(starts.size()) * settings.lead_steps, "steps");
+  std::vector<float> chosen(columns.size() * size_t(model.num_cells()));
+  for (size_t s = 0; s < starts.size(); ++s)
+    forecaster.run(starts[s], settings.lead_steps, [&](int64_t lead, int64_t, std::span<const float> fields) {
+      for (size_t k = 0; k < columns.size(); ++k)
+        std::copy_n(fields.data() + columns[k] * model.num_cells(), model.num_cells(),
+                    chosen.data() + k * size_t(model.num_cells()));
+      for (ForecastWriter& writer : writers) writer.write(int64_t(s), lead, chosen.data());
+      progress.advance(1);
+    });
+  for (ForecastWriter& writer : writers) writer.close();
+  progress.finish();
+  return paths;
+}
+
+std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint) {
+  const Trained trained(config, checkpoint);
+  const StepModel& model = trained.model;
+  const DatasetReader& reader = trained.reader;
+  std::optional<Progress> progress;
+  int64_t reported = 0;
+  const Evaluation evaluation = evaluate(model, reader, config.evaluation, [&](int64_t done, int64_t total) {
+    if (!progress) progress.emplace("evaluate", total, "forecasts");
+    progress->advance(done - std::exchange(reported, done));
+  });
+  if (progress) progress->finish();
+
+  const fs::path folder = config.output, map_folder = folder / "maps";
+  fs::create_directories(map_folder);
+  const auto date = [&](int64_t index) { return format_date(reader.dates()[index]); };
+  const nlohmann::ordered_json context = {
+      {"checkpoint", trained.path},
+      {"dataset", reader.name()},
+      {"step", format_step(reader.step())},
+      {"targets", {date(evaluation.targets.begin), date(evaluation.targets.end - 1)}},
+      {"climatology", {date(evaluation.climatology.begin), date(evaluation.climatology.end - 1)}},
+      {"weights", "cos(latitude)"}};
+  write_scores((folder / "evaluation.json").string(), evaluation.scores, context.dump());
+
+  Report report;
+  report.title = "boreas: forecasts of " + fs::path(config.data.dataset.path).stem().string();
+  const MapRenderer renderer(reader.latitudes(), reader.longitudes());
+  for (const Evaluation::Map& map : evaluation.maps) report.maps.push_back(draw_maps(renderer, map, map_folder));
+  report.scores = evaluation.scores;
+  report.lead_unit = "1 step = " + format_step(reader.step());
+  report.training_curve = read_training_curve((folder / "metrics.jsonl").string());
+  report.config = resolved_config(model.setup().config);
+  const ModelConfig& network = model.setup().config.model;
+  report.facts = {
+      {"checkpoint", trained.path},
+      {"parameters", fmt::format("{}", model.parameters().num_parameters())},
+      {"data nodes", fmt::format("{}", model.num_cells())},
+      {"hidden nodes", fmt::format("{}", model.network().num_hidden_nodes())},
+      {"network", fmt::format("{} channels, {} heads, {} {} layers", network.num_channels, network.num_heads,
+                              network.processor.num_layers, to_string(network.processor.kind))},
+      {"verified on", date(evaluation.targets.begin) + " to " + date(evaluation.targets.end - 1)},
+      {"baselines from", date(evaluation.climatology.begin) + " to " + date(evaluation.climatology.end - 1)}};
+  write_report((folder / "report.html").string(), report);
+  return evaluation.scores;
+}
+
+std::string make_import(const RunConfig& config, const std::string& weights) {
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  TrainingStep step(make_setup(config, reader, GraphCache::keep), Device::cpu());
+  step.materialise();
+  const ImportReport report = import_weights(weights, step.model().parameters());
+  const std::string path = step_checkpoint(config.output, 0);
+  fs::create_directories(fs::path(path).parent_path());
+  save_checkpoint(path, step.model(), step.optimizer(), {});
+  std::string text = fmt::format("{} of {} arrays imported, {} second names\n", report.num_imported, report.num_arrays,
+                                 report.aliases.size());
+  for (const std::string& line : report.not_used) text += "not used: " + line + "\n";
+  return text + "wrote " + path + "\n";
+}
+
+void make_export(const std::string& checkpoint, const std::string& output) {
+  const std::string path = resolve_checkpoint(checkpoint);
+  StepModel model(load_setup(path), Device::cpu());
+  model.parameters().materialise(0);
+  load_weights(path, model);
+  export_weights(output, model.parameters());
+}
+
+}  // namespace boreas

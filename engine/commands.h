@@ -1,0 +1,30 @@
+// What the commands of the command line do, as functions.
+#pragma once
+
+#include <string>
+
+#include "engine/config.h"
+#include "engine/metrics.h"
+
+namespace boreas {
+
+/// Builds the graph of a configuration, or says that the cached one still fits, and writes it to the output folder.
+/// Returns its summary: nodes, edges, degrees.
+std::string make_graph(const RunConfig& config);
+
+/// Makes the forecasts of config.forecast with a checkpoint (a file, or an output folder: its best, else its latest),
+/// and writes them in every format asked for. Returns the paths written.
+std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint);
+
+/// Scores the forecasts of config.evaluation, and writes evaluation.json, maps/*.png and report.html into the output
+/// folder. Returns the scores.
+std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint);
+
+/// Makes a checkpoint of step 0 in the output folder from weights under their reference names (HDF5 or safetensors),
+/// from which training and forecasts start. Returns a summary.
+std::string make_import(const RunConfig& config, const std::string& weights);
+
+/// Writes the weights of a checkpoint (or of an output folder's best) under their reference names.
+void make_export(const std::string& checkpoint, const std::string& output);
+
+}  // namespace boreas
