@@ -38,7 +38,7 @@ config=(tools/quickstart.yaml "${fast[@]}")
 step "dataset: monthly winds, 1982 to 1992"
 winds=/usr/share/ferret-vis/data/monthly_navy_winds.cdf
 $boreas dataset create "$output/winds.zarr" --from "$winds" --variables UWND,VWND --rename UWND=u,VWND=v \
-  --forcings cos_latitude,sin_latitude,cos_longitude,sin_longitude,cos_julian_day,sin_julian_day,insolation \
+  --forcings cos_julian_day,sin_julian_day,insolation \
   --statistics-end 1989-12 --overwrite
 $boreas dataset inspect "$output/winds.zarr"
 
@@ -46,7 +46,7 @@ step "graph"
 $boreas graph "${config[@]}"
 
 step "train"
-$boreas train "${config[@]}"
+$boreas train "${config[@]}" --resume
 
 step "forecast"
 $boreas forecast "${config[@]}"
