@@ -18,13 +18,13 @@ struct ReadStats;
 /// A dataset: one on disk, or several joined, or several concatenated; then what is kept of it, applied in the order of
 /// the members below. The struct nests: members of a join may be concatenations, and so on.
 struct DatasetConfig {
-  std::string path;                   // exactly one of path, join and concat is given
-  std::vector<DatasetConfig> join;    // along variables; of a name that occurs twice, the last data at the first place
-  std::vector<DatasetConfig> concat;  // along dates: in order, without gaps or overlap
-  std::string start, end, frequency;
-  std::vector<std::string> select, drop, reorder;
-  std::map<std::string, std::string> rename;
-  std::string statistics;
+  std::string path{};                 // exactly one of path, join and concat is given
+  std::vector<DatasetConfig> join{};  // along variables; of a name that occurs twice, the last data at the first place
+  std::vector<DatasetConfig> concat{};  // along dates: in order, without gaps or overlap
+  std::string start{}, end{}, frequency{};
+  std::vector<std::string> select{}, drop{}, reorder{};
+  std::map<std::string, std::string> rename{};
+  std::string statistics{};
 
   void fields(auto&& visit) {
     visit("path", path, "", "Anemoi dataset: folder or .zip in Zarr format 2 or 3");

@@ -31,21 +31,21 @@ struct DatasetStorage {
 /// What a new dataset is.
 struct DatasetSpec {
   struct Variable {
-    std::string name;
-    std::string units;      // "" if unknown
-    std::string long_name;  // "" if unknown
-    bool computed = false;  // a computed forcing
+    std::string name{};
+    std::string units{};      // "" if unknown
+    std::string long_name{};  // "" if unknown
+    bool computed = false;    // a computed forcing
   };
-  std::vector<Variable> variables;
-  std::vector<int64_t> dates;  // evenly spaced, missing ones included
+  std::vector<Variable> variables{};
+  std::vector<int64_t> dates{};  // evenly spaced, missing ones included
   int64_t num_members = 1;
-  std::vector<double> latitudes, longitudes;  // degrees, per cell
-  std::vector<int64_t> field_shape;           // {rows, columns} of a 2-D grid, else empty
-  std::string resolution;                     // "o96", "2.5", ...; "" if unknown
-  std::string description;
-  DatasetStorage storage;
-  Range statistics_dates{0, -1};     // indices; empty: default_statistics_dates()
-  std::vector<TimeStep> tendencies;  // lags of the tendency statistics, multiples of the step
+  std::vector<double> latitudes{}, longitudes{};  // degrees, per cell
+  std::vector<int64_t> field_shape{};             // {rows, columns} of a 2-D grid, else empty
+  std::string resolution{};                       // "o96", "2.5", ...; "" if unknown
+  std::string description{};
+  DatasetStorage storage{};
+  Range statistics_dates{0, -1};       // indices; empty: default_statistics_dates()
+  std::vector<TimeStep> tendencies{};  // lags of the tendency statistics, multiples of the step
   bool allow_nans = false;
 };
 
@@ -82,18 +82,18 @@ using DatasetProgress = std::function<void(int64_t done, int64_t total)>;
 
 /// A dataset to be made from files.
 struct DatasetCreateConfig {
-  std::vector<std::string> inputs;
-  std::string output;
-  std::vector<std::string> variables;
-  std::map<std::string, std::string> rename;
-  std::vector<std::string> forcings;
-  std::string start, end;
-  std::string statistics_start, statistics_end;
-  std::vector<std::string> tendencies;
-  DatasetStorage storage;
+  std::vector<std::string> inputs{};
+  std::string output{};
+  std::vector<std::string> variables{};
+  std::map<std::string, std::string> rename{};
+  std::vector<std::string> forcings{};
+  std::string start{}, end{};
+  std::string statistics_start{}, statistics_end{};
+  std::vector<std::string> tendencies{};
+  DatasetStorage storage{};
   bool allow_nans = false;
   bool overwrite = false;
-  std::string description;
+  std::string description{};
 
   void fields(auto&& visit) {
     visit("inputs", inputs, "", "NetCDF or GRIB files; together they hold all variables at all dates");
