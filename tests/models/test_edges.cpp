@@ -67,6 +67,8 @@ TEST(CutoffEdges, CountsOfKnownGrids) {
       {octahedral_nodes("data", 96), icosahedral_mesh("hidden", 6).nodes, 64208, 0, 7},
       {octahedral_nodes("data", 96), octahedral_nodes("hidden", 48), 51608, 3, 17},
       {octahedral_nodes("data", 96), octahedral_nodes("hidden", 32), 56536, 8, 27},
+      {octahedral_nodes("data", 320), icosahedral_mesh("hidden", 6).nodes, 662072, 11, 44},
+      {octahedral_nodes("data", 320), octahedral_nodes("hidden", 96), 588752, 9, 35},
   };
   for (const Case& c : cases) {
     const EdgeSet edges = cutoff_edges(c.src, c.dst, 0.6 * reference_distance(c.dst), 64);
