@@ -21,7 +21,6 @@ import collections
 import pickle
 import re
 import sys
-import types
 
 import h5py
 import numpy as np
@@ -68,8 +67,11 @@ class Unpickler(pickle.Unpickler):
 
 
 def load(path):
-    pickle_module = types.SimpleNamespace(Unpickler=Unpickler, load=lambda f, **kw: Unpickler(f, **kw).load())
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=pickle_module)
+    original, pickle.Unpickler = pickle.Unpickler, Unpickler  # torch.load makes its own from this one
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    finally:
+        pickle.Unpickler = original
 
 
 def arrays_of(module, prefix=""):
