@@ -12,6 +12,7 @@
 
 #include "kernels/core/scratch.h"
 #include "kernels/core/simd.h"
+#include "kernels/core/small_product.h"
 #include "kernels/core/vector_math.h"
 #include "kernels/window_attention/window_attention.h"
 
@@ -23,63 +24,6 @@ constexpr int64_t kRows = 32, kColumns = 64;
 
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 constexpr int64_t round_down(int64_t n, int64_t step) { return n / step * step; }
-
-// --- small matrix products
-// -----------------------------------------------------------------------------------------------
-
-template <class T>
-struct Matrix {
-  T* data;
-  int64_t stride;
-  T* row(int64_t i) const { return data + i * stride; }
-};
-
-// c[0..NumRows, 0..NumVectors vectors] = (or +=) a b, all sums in registers.
-template <class T, int NumRows, int NumVectors, bool Accumulate>
-void multiply_block(int64_t depth, Matrix<const T> a, Matrix<const T> b, Matrix<T> c) {
-  constexpr int kWidth = simd::kLanes<T>;
-  simd::Vec<T, kWidth> sums[NumRows][NumVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < NumRows; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NumVectors; ++v)
-      sums[r][v] = Accumulate ? simd::load<T, kWidth>(c.row(r) + v * kWidth) : simd::Vec<T, kWidth>{};
-  for (int64_t p = 0; p < depth; ++p) {
-    simd::Vec<T, kWidth> right[NumVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < NumVectors; ++v) right[v] = simd::load<T, kWidth>(b.row(p) + v * kWidth);
-#pragma GCC unroll 8
-    for (int r = 0; r < NumRows; ++r) {
-      const T left = a.row(r)[p];
-#pragma GCC unroll 2
-      for (int v = 0; v < NumVectors; ++v) sums[r][v] += left * right[v];
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < NumRows; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NumVectors; ++v) simd::store<T, kWidth>(c.row(r) + v * kWidth, sums[r][v]);
-}
-
-// c [rows, columns] = (or +=) a [rows, depth] b [depth, columns]; columns are a multiple of the vector width.
-template <class T, bool Accumulate>
-void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix<const T> a, Matrix<const T> b, Matrix<T> c) {
-  constexpr int kWidth = simd::kLanes<T>;
-  const auto strip = [&]<int NumVectors>(int64_t column) {
-    int64_t r = 0;
-    const auto blocks = [&]<int NumRows>() {
-      for (; r + NumRows <= rows; r += NumRows)
-        multiply_block<T, NumRows, NumVectors, Accumulate>(depth, {a.row(r), a.stride}, {b.data + column, b.stride},
-                                                           {c.row(r) + column, c.stride});
-    };
-    blocks.template operator()<8>();
-    blocks.template operator()<4>();
-    blocks.template operator()<1>();
-  };
-  int64_t column = 0;
-  for (; column + 2 * kWidth <= columns; column += 2 * kWidth) strip.template operator()<2>(column);
-  if (column < columns) strip.template operator()<1>(column);
-}
 
 // --- one head of an array
 // ------------------------------------------------------------------------------------------------
@@ -179,11 +123,6 @@ void copy_rows(Matrix<const T> from, Matrix<T> to, int64_t rows, int64_t columns
   for (int64_t r = 0; r < rows; ++r) std::copy_n(from.row(r), columns, to.row(r));
 }
 
-template <class T>
-Matrix<const T> read_only(Matrix<T> m) {
-  return {m.data, m.stride};
-}
-
 // --- forward
 // -----------------------------------------------------------------------------------------------------------
 
@@ -237,8 +176,8 @@ void forward_rows(const WindowAttentionForward& op, const ForwardScratch<T>& scr
 
   for_column_tiles(n, rows, [&](int64_t tile, Range columns) {
     const int64_t first = tile * kColumns + columns.begin, size = columns.size();
-    multiply<T, false>(rows.size(), size, n.head_size, {q.row(rows.begin), q.stride},
-                       scratch.k.from(n, tile, columns.begin), scores);
+    multiply<T, simd::kLanes<T>, false>(rows.size(), size, n.head_size, q.at(rows.begin, 0),
+                                        scratch.k.from(n, tile, columns.begin), scores);
     for (int64_t r = 0; r < rows.size(); ++r) {
       T* const s = scores.row(r);
       fill_outside(s, valid_columns(n, rows.begin + r, first, size), size, kNone);
@@ -255,7 +194,7 @@ void forward_rows(const WindowAttentionForward& op, const ForwardScratch<T>& scr
         for (int64_t c = 0; c < n.padded_size; ++c) out.row(r)[c] *= correction;
     }
     const int64_t depth = std::min(size, n.length - first);
-    multiply<T, true>(rows.size(), n.padded_size, depth, read_only(scores), scratch.v.from(n, v, first), out);
+    multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, scores, scratch.v.from(n, v, first), out);
   });
 
   for (int64_t r = 0; r < rows.size(); ++r) {
@@ -303,10 +242,10 @@ void backward_queries(const WindowAttentionBackward& op, const BackwardScratch<T
   std::fill_n(local.out, kRows * n.padded_size, T(0));
   for_column_tiles(n, rows, [&](int64_t tile, Range columns) {
     const int64_t first = tile * kColumns + columns.begin, size = columns.size();
-    multiply<T, false>(rows.size(), size, n.head_size, {q.row(rows.begin), q.stride},
-                       scratch.k_columns.from(n, tile, columns.begin), scores);
-    multiply<T, false>(rows.size(), size, n.head_size, {g.row(rows.begin), g.stride},
-                       scratch.v_columns.from(n, tile, columns.begin), d_scores);
+    multiply<T, simd::kLanes<T>, false>(rows.size(), size, n.head_size, q.at(rows.begin, 0),
+                                        scratch.k_columns.from(n, tile, columns.begin), scores);
+    multiply<T, simd::kLanes<T>, false>(rows.size(), size, n.head_size, g.at(rows.begin, 0),
+                                        scratch.v_columns.from(n, tile, columns.begin), d_scores);
     for (int64_t r = 0; r < rows.size(); ++r) {
       const int64_t i = rows.begin + r;
       const T stats = scratch.stats[i], mean = scratch.mean[i];
@@ -317,10 +256,10 @@ void backward_queries(const WindowAttentionBackward& op, const BackwardScratch<T
       fill_outside(ds, valid_columns(n, i, first, size), size, T(0));
     }
     const int64_t depth = std::min(size, n.length - first);
-    multiply<T, true>(rows.size(), n.padded_size, depth, read_only(d_scores), scratch.k.from(n, k, first), out);
+    multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, d_scores, scratch.k.from(n, k, first), out);
   });
   const Matrix<T> d_q = head_of(op.d_q, n, head);
-  copy_rows(read_only(out), {d_q.row(rows.begin), d_q.stride}, rows.size(), n.head_size);
+  copy_rows<T>(out, d_q.at(rows.begin, 0), rows.size(), n.head_size);
 }
 
 // A tile of keys: d_k and d_v. Rows are keys, columns queries.
@@ -335,10 +274,10 @@ void backward_keys(const WindowAttentionBackward& op, const BackwardScratch<T>& 
   std::fill_n(local.more_out, kRows * n.padded_size, T(0));
   for_column_tiles(n, rows, [&](int64_t tile, Range columns) {
     const int64_t first = tile * kColumns + columns.begin, size = columns.size();
-    multiply<T, false>(rows.size(), size, n.head_size, {k.row(rows.begin), k.stride},
-                       scratch.q_columns.from(n, tile, columns.begin), weights);
-    multiply<T, false>(rows.size(), size, n.head_size, {v.row(rows.begin), v.stride},
-                       scratch.g_columns.from(n, tile, columns.begin), d_scores);
+    multiply<T, simd::kLanes<T>, false>(rows.size(), size, n.head_size, k.at(rows.begin, 0),
+                                        scratch.q_columns.from(n, tile, columns.begin), weights);
+    multiply<T, simd::kLanes<T>, false>(rows.size(), size, n.head_size, v.at(rows.begin, 0),
+                                        scratch.g_columns.from(n, tile, columns.begin), d_scores);
     const T *const stats = scratch.stats + first, *const mean = scratch.mean + first;
     for (int64_t r = 0; r < rows.size(); ++r) {
       T *const w = weights.row(r), *const ds = d_scores.row(r);
@@ -352,12 +291,12 @@ void backward_keys(const WindowAttentionBackward& op, const BackwardScratch<T>& 
       fill_outside(ds, valid, size, T(0));
     }
     const int64_t depth = std::min(size, n.length - first);
-    multiply<T, true>(rows.size(), n.padded_size, depth, read_only(d_scores), scratch.q.from(n, q, first), k_out);
-    multiply<T, true>(rows.size(), n.padded_size, depth, read_only(weights), scratch.g.from(n, g, first), v_out);
+    multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, d_scores, scratch.q.from(n, q, first), k_out);
+    multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, weights, scratch.g.from(n, g, first), v_out);
   });
   const Matrix<T> d_k = head_of(op.d_k, n, head), d_v = head_of(op.d_v, n, head);
-  copy_rows(read_only(k_out), {d_k.row(rows.begin), d_k.stride}, rows.size(), n.head_size);
-  copy_rows(read_only(v_out), {d_v.row(rows.begin), d_v.stride}, rows.size(), n.head_size);
+  copy_rows<T>(k_out, d_k.at(rows.begin, 0), rows.size(), n.head_size);
+  copy_rows<T>(v_out, d_v.at(rows.begin, 0), rows.size(), n.head_size);
 }
 
 }  // namespace
