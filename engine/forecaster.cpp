@@ -109,6 +109,7 @@ void Forecaster::Impl::read(const Tensor& fields, int64_t date, bool forcings_on
     reader.read(*index, {column_of[v]}, {0, fields.cols()}, out);
   }
   model.preprocess().check_finite(fields, format_date(date));
+  if (!forcings_only) nan_mask = model.preprocess().nan_mask(fields);  // before copies fill it; the latest date counts
   model.preprocess().impute_copies(fields, FieldUse::input);
 }
 
@@ -117,7 +118,6 @@ void Forecaster::Impl::read_initial(int64_t start_date) {
   for (int64_t i = 0; i < num_times; ++i)
     read(staging.initial.at(0, i), advance(start_date, setup().step, i + 1 - num_times), false);
   const Tensor latest = staging.initial.at(0, num_times - 1);
-  nan_mask = model.preprocess().nan_mask(latest);
   for (int64_t t = 0; t < staging.forcings.num_times(); ++t)  // constants are read once
     copy_bytes(ctx.compute(), staging.forcings.at(0, t).data(), Device::cpu(), latest.data(), Device::cpu(),
                latest.bytes());
