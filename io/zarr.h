@@ -45,10 +45,11 @@ struct ZarrDType {
 /// What a new array is. Format 2, C order, keys "0.0.0".
 struct ZarrSpec {
   std::vector<int64_t> shape, chunks;
-  std::string dtype = "<f4";         // little-endian
-  std::optional<double> fill_value;  // NaN only for floats, and for times, where it means "not a time"; nothing: null
-  Codec compressor;                  // blosc, lz4, level 5, byte shuffle
-  std::vector<std::string> dimension_names;  // empty: none
+  std::string dtype = "<f4";  // little-endian
+  std::optional<double> fill_value =
+      {};                 // NaN only for floats, and for times, where it means "not a time"; nothing: null
+  Codec compressor = {};  // blosc, lz4, level 5, byte shuffle
+  std::vector<std::string> dimension_names = {};  // empty: none
 };
 
 /// The value of "not a time" in arrays of times and durations.
