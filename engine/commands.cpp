@@ -194,6 +194,7 @@ std::string make_import(const RunConfig& config, const std::string& weights) {
   TrainingStep step(make_setup(config, reader, GraphCache::keep), Device::cpu());
   step.materialise();
   const ImportReport report = import_weights(weights, step.model().parameters());
+  step.optimizer().reset_average();
   const std::string path = step_checkpoint(config.output, 0);
   fs::create_directories(fs::path(path).parent_path());
   save_checkpoint(path, step.model(), step.optimizer(), {});
