@@ -17,10 +17,12 @@
 namespace boreas {
 
 namespace {
+#ifndef BOREAS_WITH_CUDA
 [[noreturn]] void fail_without_cuda() {
   BOREAS_FAIL(unsupported,
               "this build has no CUDA support; configure with -DBOREAS_CUDA=ON on a machine with the CUDA toolkit");
 }
+#endif
 constexpr int64_t kAlignment = 256;
 }  // namespace
 

@@ -1,6 +1,9 @@
 // The one exception type of boreas, its codes, and the check macros.
 #pragma once
 
+#ifdef __CUDACC__
+#define FMT_USE_CONSTEXPR 1  // fmt turns it off for nvcc, which breaks its own checks of format strings
+#endif
 #include <fmt/format.h>
 
 #include <stdexcept>

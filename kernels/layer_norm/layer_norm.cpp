@@ -2,6 +2,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/cpu_loops.h"
+#include "kernels/layer_norm/layer_norm_blocks.h"
 
 namespace boreas {
 
@@ -52,7 +53,9 @@ void LayerNormBackward::check() const {
 
 int64_t LayerNormBackward::scratch_bytes() const {
   if (!d_gamma && !d_beta) return 0;
-  return cpu::summation_parts(x.rows()).num_parts() * 2 * gamma.size() * size_of(accumulator_of(x.dtype()));
+  const int64_t num_partials = x.device().is_cuda() ? cuda::layer_norm_blocks(x.rows() * groups, gamma.size())
+                                                    : cpu::summation_parts(x.rows()).num_parts();
+  return num_partials * 2 * gamma.size() * size_of(accumulator_of(x.dtype()));
 }
 
 }  // namespace boreas

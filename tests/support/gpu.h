@@ -1,0 +1,59 @@
+// GPU tests: a context on the first GPU, and tensors moved there and back. Compiles in every build.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "tests/support/fixtures.h"
+
+/// Skips the test, with the reason, where no GPU can be used.
+#ifdef BOREAS_WITH_CUDA
+#define BOREAS_SKIP_WITHOUT_GPU() \
+  if (::boreas::num_cuda_devices() == 0) GTEST_SKIP() << "no CUDA device is visible"
+#else
+#define BOREAS_SKIP_WITHOUT_GPU() GTEST_SKIP() << "this build has no CUDA backend (-DBOREAS_CUDA=ON)"
+#endif
+
+namespace boreas::test {
+
+/// Owns an arena, a context and tensors on GPU 0.
+class GpuWorkspace {
+  Arena arena_;
+  std::deque<Buffer> buffers_;
+
+ public:
+  Context ctx;
+
+  explicit GpuWorkspace(int64_t arena_bytes = int64_t{64} << 20)
+      : arena_(Buffer::on(Device::cuda(0), arena_bytes, "test arena")), ctx(Device::cuda(0), arena_) {}
+  GpuWorkspace(const GpuWorkspace&) = delete;
+
+  /// A contiguous copy on the GPU; slices of it are strided.
+  Tensor upload(const Tensor& host) {
+    const Tensor device =
+        buffers_.emplace_back(Buffer::on(Device::cuda(0), std::max<int64_t>(host.bytes(), 16), "test"))
+            .tensor(host.dtype(), host.shape());
+    copy_rows(device, host);
+    return device;
+  }
+
+  /// A contiguous copy on the host, owned by `workspace`.
+  Tensor download(Workspace& workspace, const Tensor& device) {
+    const Tensor host = workspace.output(device.dtype(), device.shape());
+    copy_rows(host, device);
+    return host;
+  }
+
+ private:
+  void copy_rows(const Tensor& to, const Tensor& from) {
+    const int64_t element = size_of(from.dtype());
+    for (int64_t i = 0; i < from.rows(); ++i)
+      copy_bytes(ctx.compute(), static_cast<char*>(to.data()) + i * to.row_stride() * element, to.device(),
+                 static_cast<const char*>(from.data()) + i * from.row_stride() * element, from.device(),
+                 from.cols() * element);
+    ctx.compute().synchronize();
+  }
+};
+
+}  // namespace boreas::test
