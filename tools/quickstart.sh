@@ -36,6 +36,7 @@ boreas=build/quickstart/boreas
 config=(tools/quickstart.yaml "${fast[@]}")
 
 step "dataset: monthly winds, 1982 to 1992"
+mkdir -p "$output"
 winds=/usr/share/ferret-vis/data/monthly_navy_winds.cdf
 $boreas dataset create "$output/winds.zarr" --from "$winds" --variables UWND,VWND --rename UWND=u,VWND=v \
   --forcings cos_julian_day,sin_julian_day,insolation \
