@@ -165,35 +165,52 @@ Lanes<T> partial_dot(const T* x, const T* y, int64_t size) {
   return total;
 }
 
-// A sum of weighted rows of one head: in registers for the common head sizes, else where it is to be stored.
-template <class T, int Size>
+// A sum of weighted rows of NumHeads neighbouring heads, each with its own weight: in registers for the common head
+// sizes, else (one head) where it is to be stored. It begins with `start`, or with 0.
+template <class T, int Size, int NumHeads>
 class RowSum {
-  static constexpr int kWidth = std::min(Size, simd::kLanes<T>);
-  simd::Vec<T, kWidth> parts_[Size / kWidth] = {};
-  T* target_;
+  static constexpr int kWidth = std::min(Size, simd::kLanes<T>), kPerHead = Size / kWidth;
+  simd::Vec<T, kWidth> parts_[NumHeads * kPerHead] = {};
 
  public:
-  RowSum(T* target, int64_t) : target_(target) {}
-  void add(T weight, const T* x) {
-    for (int i = 0; i < Size / kWidth; ++i) parts_[i] += weight * simd::load<T, kWidth>(x + i * kWidth);
+  RowSum(T*, int64_t, const T* start) {
+    for (int i = 0; start && i < NumHeads * kPerHead; ++i) parts_[i] = simd::load<T, kWidth>(start + i * kWidth);
   }
-  void store() const {
-    for (int i = 0; i < Size / kWidth; ++i) simd::store<T, kWidth>(target_ + i * kWidth, parts_[i]);
+  void add(const T* weights, const T* x) {
+    for (int i = 0; i < NumHeads * kPerHead; ++i)
+      parts_[i] += weights[i / kPerHead] * simd::load<T, kWidth>(x + i * kWidth);
+  }
+  void store(T* target) const {
+    for (int i = 0; i < NumHeads * kPerHead; ++i) simd::store<T, kWidth>(target + i * kWidth, parts_[i]);
   }
 };
 template <class T>
-class RowSum<T, 0> {
+class RowSum<T, 0, 1> {
   T* target_;
   int64_t size_;
 
  public:
-  RowSum(T* target, int64_t size) : target_(target), size_(size) { std::fill_n(target, size, T(0)); }
-  void add(T weight, const T* x) {
-#pragma omp simd
-    for (int64_t c = 0; c < size_; ++c) target_[c] += weight * x[c];
+  RowSum(T* target, int64_t size, const T* start) : target_(target), size_(size) {
+    if (start)
+      std::copy_n(start, size, target);
+    else
+      std::fill_n(target, size, T(0));
   }
-  void store() const {}
+  void add(const T* weight, const T* x) {
+#pragma omp simd
+    for (int64_t c = 0; c < size_; ++c) target_[c] += *weight * x[c];
+  }
+  void store(T*) const {}
 };
+
+// Calls f.template operator()<NumHeads>(h) for groups of heads, of 64 channels together where there are as many.
+template <int Size, class F>
+void for_head_groups(int64_t num_heads, F&& f) {
+  constexpr int kGroup = Size > 0 ? 64 / Size : 1;
+  int64_t h = 0;
+  for (; h + kGroup <= num_heads; h += kGroup) f.template operator()<kGroup>(h);
+  for (; h < num_heads; ++h) f.template operator()<1>(h);
+}
 
 // --- products with W_edge and with attributes
 // --------------------------------------------------------------------------
@@ -386,14 +403,13 @@ void forward_destinations(const GraphAttentionForward& op, const ForwardScratch<
       }
 
       sum_attributes<T>(n, edges, scratch.alpha, attributes, mean_edge);
-      for (int64_t h = 0; h < n.num_heads; ++h) {
-        const int64_t column = h * n.head_size;
-        RowSum<T, Size> total(o.row(i) + column, n.head_size);
+      for_head_groups<Size>(n.num_heads, [&]<int NumHeads>(int64_t h) {
+        T* const target = o.row(i) + h * n.head_size;
+        RowSum<T, Size, NumHeads> total(target, n.head_size, bias ? bias + h * n.head_size : nullptr);
         for (int64_t m = edges.begin; m < edges.end; ++m)
-          total.add(scratch.alpha[m * padded + h], in.v.row(in.src_of[m]) + column);
-        if (bias) total.add(T(1), bias + column);
-        total.store();
-      }
+          total.add(scratch.alpha + m * padded + h, in.v.row(in.src_of[m]) + h * n.head_size);
+        total.store(target);
+      });
     }
     add_from_edges<T>(n, scratch.edge.transposed_weights, local.mean_edge, block.size(), o.at(block.begin, 0));
   });
@@ -500,13 +516,13 @@ void backward_destinations(const GraphAttentionBackward& op, const BackwardScrat
 
       sum_attributes<T>(n, edges, scratch.alpha, attributes, mean_edge);
       sum_attributes<T>(n, edges, scratch.d_score, attributes, d_edge);
-      for (int64_t h = 0; h < n.num_heads; ++h) {
-        const int64_t column = h * n.head_size;
-        RowSum<T, Size> total(d_q.row(i) + column, n.head_size);
+      for_head_groups<Size>(n.num_heads, [&]<int NumHeads>(int64_t h) {
+        T* const target = d_q.row(i) + h * n.head_size;
+        RowSum<T, Size, NumHeads> total(target, n.head_size, nullptr);
         for (int64_t m = edges.begin; m < edges.end; ++m)
-          total.add(scratch.d_score[m * padded + h], in.k.row(in.src_of[m]) + column);
-        total.store();
-      }
+          total.add(scratch.d_score + m * padded + h, in.k.row(in.src_of[m]) + h * n.head_size);
+        total.store(target);
+      });
       weight_gradients.add_bias(d_o.row(i));
 
       for (int64_t m = edges.begin; m < edges.end && num_columns > 0; ++m) {
@@ -535,17 +551,18 @@ void backward_sources(const GraphAttentionBackward& op, const BackwardScratch<T>
   const Matrix<T> q = matrix_of<T>(op.q), d_o = matrix_of<T>(op.d_o);
   const Matrix<T> d_k = matrix_of<T>(op.d_k), d_v = matrix_of<T>(op.d_v);
   for (int64_t j = src.begin; j < src.end; ++j)
-    for (int64_t h = 0; h < n.num_heads; ++h) {
+    for_head_groups<Size>(n.num_heads, [&]<int NumHeads>(int64_t h) {
       const int64_t column = h * n.head_size;
-      RowSum<T, Size> k_total(d_k.row(j) + column, n.head_size), v_total(d_v.row(j) + column, n.head_size);
+      T *const k_target = d_k.row(j) + column, *const v_target = d_v.row(j) + column;
+      RowSum<T, Size, NumHeads> k_total(k_target, n.head_size, nullptr), v_total(v_target, n.head_size, nullptr);
       for (int64_t position = src_ptr[j]; position < src_ptr[j + 1]; ++position) {
         const int64_t at = edge_of[position] * n.padded_heads + h, i = dst_of[position];
-        k_total.add(scratch.d_score[at], q.row(i) + column);
-        v_total.add(scratch.alpha[at], d_o.row(i) + column);
+        k_total.add(scratch.d_score + at, q.row(i) + column);
+        v_total.add(scratch.alpha + at, d_o.row(i) + column);
       }
-      k_total.store();
-      v_total.store();
-    }
+      k_total.store(k_target);
+      v_total.store(v_target);
+    });
 }
 
 // Adds the sum over the threads, in their order.
