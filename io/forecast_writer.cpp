@@ -243,18 +243,21 @@ Sink open_zarr(const std::string& partial, const Contents& contents) {
 Sink open_netcdf(const std::string& path, const std::string& partial, const Contents& contents) {
   using Lock = std::lock_guard<std::recursive_mutex>;
   const Lock lock(hdf5_mutex());
-  const auto check = [path](int status, const std::string& what = "") {
-    check_netcdf(status, ErrorCode::io, what.empty() ? path : path + ": " + what);
-  };
-  // The file closes with the last copy of this handle.
+  // The file closes with the last copy of this handle, unless a call has failed: NetCDF 4.9 crashes when it closes a
+  // file that could not be written, so such a file, whose owner removes it, stays open until the process ends.
   struct Open {
     int id = -1;
+    bool failed = false;
     ~Open() {
       const Lock lock(hdf5_mutex());
-      if (id >= 0) nc_abort(id);
+      if (id >= 0 && !failed) nc_abort(id);
     }
   };
   const auto file = std::make_shared<Open>();
+  const auto check = [path, file](int status, const std::string& what = "") {
+    file->failed = file->failed || status != NC_NOERR;
+    check_netcdf(status, ErrorCode::io, what.empty() ? path : path + ": " + what);
+  };
   check(nc_create(partial.c_str(), NC_NETCDF4 | NC_CLOBBER, &file->id));
   const int id = file->id;
   std::map<std::string, int> dimension_of;
@@ -301,6 +304,7 @@ Sink open_netcdf(const std::string& path, const std::string& partial, const Cont
           },
           [file, check] {
             const Lock guard(hdf5_mutex());
+            check(nc_sync(file->id));  // says that the disk is full, where closing would crash
             check(nc_close(std::exchange(file->id, -1)));
           }};
 }

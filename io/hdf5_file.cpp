@@ -118,6 +118,7 @@ bool link_exists(hid_t file, const std::string& name) {
 
 std::recursive_mutex& hdf5_mutex() {
   static std::recursive_mutex mutex;
+  static const herr_t told [[maybe_unused]] = H5dont_atexit();
   return mutex;
 }
 

@@ -102,7 +102,9 @@ class Hdf5File {
   int64_t file_ = -1;         // hid_t
 };
 
-/// The lock that every call into HDF5 must hold, also those made by other libraries (NetCDF-4) on our behalf.
+/// The lock that every call into HDF5 must hold, also those made by other libraries (NetCDF-4) on our behalf. The first
+/// caller also tells HDF5 not to close files when the process ends, unless the host has used HDF5 before: boreas closes
+/// its own, and HDF5 crashes there over a file that could not be written because the disk was full.
 std::recursive_mutex& hdf5_mutex();
 
 }  // namespace boreas

@@ -1,0 +1,259 @@
+#include "io/forecast_writer.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "io/hdf5_file.h"
+#include "io/zarr.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+namespace fs = std::filesystem;
+
+ForecastLayout small_layout(TimeStep step = {2629800, 0}) {
+  ForecastLayout layout;
+  layout.variables = {{"u", "m s-1", "zonal wind"}, {"v", "m s-1", ""}};
+  layout.start_dates = {parse_date("1990-01-16T20:00"), parse_date("1990-03-18T17:00")};
+  layout.step = step;
+  layout.num_steps = 3;
+  for (int64_t c = 0; c < 12; ++c) {
+    layout.latitudes.push_back(-60 + 60 * double(c / 4));
+    layout.longitudes.push_back(20 + 90 * double(c % 4));
+  }
+  layout.field_shape = {3, 4};
+  layout.attributes = {{"title", "a test"}};
+  return layout;
+}
+
+float value_at(int64_t start, int64_t step, int64_t variable, int64_t cell) {
+  return float(1000 * start + 100 * step + 50 * variable + cell);
+}
+
+std::vector<float> fields_at(int64_t start, int64_t step) {
+  std::vector<float> fields;
+  for (int64_t v = 0; v < 2; ++v)
+    for (int64_t c = 0; c < 12; ++c) fields.push_back(value_at(start, step, v, c));
+  return fields;
+}
+
+void write_all(const std::string& path, const ForecastLayout& layout) {
+  ForecastWriter writer(path, layout);
+  for (int64_t start = 1; start >= 0; --start)  // any order
+    for (int64_t step = 1; step <= 3; ++step)
+      if (start != 0 || step != 2) writer.write(start, step, fields_at(start, step).data());
+  EXPECT_FALSE(fs::exists(path));
+  writer.close();
+}
+
+// Both formats give arrays by name; NetCDF-4 files are HDF5 files.
+template <class Read>
+void expect_contents(const Read& read, const std::vector<double>& leads_of_first) {
+  for (int64_t v = 0; v < 2; ++v) {
+    const std::vector<double> values = read(v == 0 ? "u" : "v");
+    ASSERT_EQ(values.size(), 2u * 3 * 12);
+    for (int64_t start = 0; start < 2; ++start)
+      for (int64_t k = 0; k < 3; ++k)
+        for (int64_t c = 0; c < 12; ++c) {
+          const double value = values[(start * 3 + k) * 12 + c];
+          if (start == 0 && k == 1)
+            EXPECT_TRUE(std::isnan(value));
+          else
+            EXPECT_EQ(value, value_at(start, k + 1, v, c));
+        }
+  }
+  EXPECT_EQ(read("step"), (std::vector<double>{1, 2, 3}));
+  const std::vector<double> leads = read("lead_time"), times = read("time"), starts = read("forecast_reference_time");
+  ASSERT_EQ(leads.size(), 6u);
+  EXPECT_EQ(starts[0], double(parse_date("1990-01-16T20:00")));
+  for (size_t k = 0; k < 3; ++k) {
+    EXPECT_EQ(leads[k], leads_of_first[k]);
+    EXPECT_EQ(times[k], starts[0] + leads[k] * 3600);
+  }
+}
+
+std::vector<double> read_zarr(const std::string& path, const std::string& name) {
+  ThreadPool pool(0);
+  return ZarrArray::open(open_store(path), name).read_all<double>(pool);
+}
+
+std::vector<double> read_netcdf(const std::string& path, const std::string& name) {
+  const Hdf5File file = Hdf5File::open(path);
+  const auto [buffer, tensor] = file.read(name);
+  std::vector<double> values;
+  dispatch_dtype(tensor.dtype(), [&, &tensor = tensor]<class T>() {
+    for (int64_t i = 0; i < tensor.size(); ++i) {
+      if constexpr (std::is_same_v<T, bfloat16>)
+        values.push_back(double(float(tensor.as<T>()[i])));
+      else
+        values.push_back(double(tensor.as<T>()[i]));
+    }
+  });
+  return values;
+}
+
+// Writes the file, or skips the test where this build has no NetCDF.
+#define WRITE_OR_SKIP(...)                                                    \
+  try {                                                                       \
+    write_all(__VA_ARGS__);                                                   \
+  } catch (const Error& error) {                                              \
+    if (error.code() == ErrorCode::unsupported) GTEST_SKIP() << error.what(); \
+    throw;                                                                    \
+  }
+
+TEST(ForecastWriter, WritesZarr) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "forecast.zarr";
+  write_all(path, small_layout());
+  expect_contents([&](const char* name) { return read_zarr(path, name); }, {730.5, 1461, 2191.5});
+  EXPECT_EQ(read_zarr(path, "latitude"), (std::vector<double>{-60, 0, 60}));
+  EXPECT_EQ(read_zarr(path, "longitude"), (std::vector<double>{20, 110, 200, 290}));
+  const auto store = open_store(path);
+  const auto array = ZarrArray::open(store, "u");
+  EXPECT_EQ(array.dimension_names(),
+            (std::vector<std::string>{"forecast_reference_time", "step", "latitude", "longitude"}));
+  EXPECT_EQ(array.chunks(), (std::vector<int64_t>{1, 1, 3, 4}));
+  const auto attributes = nlohmann::json::parse(read_attributes(*store, "u"));
+  EXPECT_EQ(attributes["units"], "m s-1");
+  EXPECT_EQ(attributes["long_name"], "zonal wind");
+  EXPECT_EQ(attributes["coordinates"], "time lead_time");
+  EXPECT_EQ(nlohmann::json::parse(read_attributes(*store, ""))["title"], "a test");
+  EXPECT_TRUE(store->exists(".zmetadata"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 1);
+}
+
+TEST(ForecastWriter, WritesNetcdf) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "forecast.nc";
+  WRITE_OR_SKIP(path, small_layout());
+  expect_contents([&](const char* name) { return read_netcdf(path, name); }, {730.5, 1461, 2191.5});
+  EXPECT_EQ(read_netcdf(path, "latitude"), (std::vector<double>{-60, 0, 60}));
+  const Hdf5File file = Hdf5File::open(path);
+  EXPECT_EQ(file.info("u").shape, (Shape{2, 3, 3, 4}));
+  EXPECT_EQ(file.read_text_attribute("u", "units"), "m s-1");
+  EXPECT_EQ(file.read_text_attribute("lead_time", "standard_name"), "forecast_period");
+  EXPECT_EQ(file.read_text_attribute("lead_time", "units"), "hours");
+  EXPECT_EQ(file.read_text_attribute("time", "units"), "seconds since 1970-01-01 00:00:00");
+  EXPECT_EQ(file.read_text_attribute("", "Conventions"), "CF-1.8");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 1);
+}
+
+TEST(ForecastWriter, LeadTimesFollowCalendarMonths) {
+  test::TemporaryFolder folder;
+  ForecastLayout layout = small_layout({0, 1});
+  write_all(folder / "forecast.zarr", layout);
+  expect_contents([&](const char* name) { return read_zarr(folder / "forecast.zarr", name); },
+                  {31 * 24, 59 * 24, 90 * 24});
+}
+
+TEST(ForecastWriter, OtherGridsKeepTheirCells) {
+  test::TemporaryFolder folder;
+  ForecastLayout layout = small_layout();
+  layout.field_shape = {};
+  write_all(folder / "points.zarr", layout);
+  EXPECT_EQ(read_zarr(folder / "points.zarr", "latitude"), layout.latitudes);
+  EXPECT_EQ(ZarrArray::open(open_store(folder / "points.zarr"), "u").dimension_names().back(), "cell");
+  layout.field_shape = {3, 4};
+  layout.latitudes[5] += 0.25;  // not regular any more
+  write_all(folder / "local.zarr", layout);
+  EXPECT_EQ(read_zarr(folder / "local.zarr", "latitude"), layout.latitudes);
+  EXPECT_EQ(ZarrArray::open(open_store(folder / "local.zarr"), "latitude").shape(), (std::vector<int64_t>{3, 4}));
+  EXPECT_EQ(ZarrArray::open(open_store(folder / "local.zarr"), "u").dimension_names()[2], "y");
+  // Longitudes may be the rows.
+  layout = small_layout();
+  std::swap(layout.latitudes, layout.longitudes);
+  for (double& latitude : layout.latitudes) latitude /= 4;
+  write_all(folder / "turned.zarr", layout);
+  EXPECT_EQ(ZarrArray::open(open_store(folder / "turned.zarr"), "u").dimension_names()[2], "longitude");
+  EXPECT_EQ(read_zarr(folder / "turned.zarr", "latitude").size(), 4u);
+}
+
+TEST(ForecastWriter, ReplacesOnCloseOnly) {
+  test::TemporaryFolder folder;
+  for (const char* name : {"a.zarr", "a.nc"}) {
+    const std::string path = folder / name;
+    WRITE_OR_SKIP(path, small_layout());
+    const auto first = [&] { return path.ends_with(".nc") ? read_netcdf(path, "u")[0] : read_zarr(path, "u")[0]; };
+    EXPECT_EQ(first(), 100);
+    {
+      ForecastWriter writer(path, small_layout());
+      writer.write(0, 1, std::vector<float>(24, 7).data());
+    }
+    EXPECT_EQ(first(), 100);
+    ForecastWriter writer(path, small_layout());
+    writer.write(0, 1, std::vector<float>(24, 7).data());
+    writer.close();
+    EXPECT_EQ(first(), 7);
+    EXPECT_FALSE(fs::exists(folder / (std::string(".") + name + ".partial")));
+    BOREAS_EXPECT_ERROR(writer.write(0, 1, std::vector<float>(24, 7).data()), invalid_argument, "is closed");
+  }
+}
+
+TEST(ForecastWriter, RefusesWrongUse) {
+  test::TemporaryFolder folder;
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.grib", small_layout()), unsupported, ".nc or .zarr");
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "no/a.zarr", small_layout()), io, "there is no folder");
+  ForecastLayout layout = small_layout();
+  layout.field_shape = {3, 5};
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", layout), shape, "does not hold 12 cells");
+  layout = small_layout();
+  layout.longitudes.pop_back();
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", layout), shape, "12 latitudes and 11 longitudes");
+  layout = small_layout();
+  layout.num_steps = 0;
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", layout), invalid_argument,
+                      "needs variables, start dates and steps");
+  ForecastWriter writer(folder / "a.zarr", small_layout());
+  BOREAS_EXPECT_ERROR(writer.write(0, 0, nullptr), invalid_argument, "steps 1..3");
+  BOREAS_EXPECT_ERROR(writer.write(2, 1, nullptr), invalid_argument, "2 start dates");
+}
+
+// A limit on the size of files stands for a full disk; it strikes while fields are written, or only at the end.
+TEST(ForecastWriter, FullDiskIsOneErrorAndLeavesNothing) {
+  for (const char* name : {"a.zarr", "a.nc"}) {
+    test::TemporaryFolder folder;
+    ForecastLayout layout = small_layout();
+    layout.field_shape = {};
+    layout.latitudes.resize(20000);
+    layout.longitudes.resize(20000);
+    std::vector<float> fields(40000);
+    for (size_t i = 0; i < fields.size(); ++i) fields[i] = float(std::sin(double(i * i)));
+    const auto write = [&] {
+      ForecastWriter writer(folder / name, layout);
+      writer.write(0, 1, fields.data());
+      writer.close();
+    };
+    try {
+      write();
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::unsupported) continue;
+      throw;
+    }
+    // The largest file: of a store, its largest chunk.
+    int64_t largest = 0;
+    for (const auto& entry : fs::recursive_directory_iterator(folder.path()))
+      if (entry.is_regular_file()) largest = std::max(largest, int64_t(entry.file_size()));
+    fs::remove_all(folder / name);
+    rlimit before;
+    getrlimit(RLIMIT_FSIZE, &before);
+    const auto handler = signal(SIGXFSZ, SIG_IGN);
+    for (const int64_t size : {largest / 50, largest / 2, largest - 300, largest - 1}) {
+      const rlimit limit{rlim_t(size), before.rlim_max};
+      setrlimit(RLIMIT_FSIZE, &limit);
+      BOREAS_EXPECT_ERROR(write(), io, "a.");
+      setrlimit(RLIMIT_FSIZE, &before);
+      EXPECT_TRUE(fs::is_empty(folder.path())) << name << " limited to " << size << " of " << largest;
+    }
+    signal(SIGXFSZ, handler);
+  }
+}
+
+}  // namespace
+}  // namespace boreas
