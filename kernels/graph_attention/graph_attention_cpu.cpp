@@ -25,6 +25,7 @@ namespace {
 
 constexpr int kLanes = 8;
 constexpr int64_t kBlock = 8;
+constexpr int64_t kEdgesAhead = 4;  // rows of the other end of an edge are fetched this early: their order is irregular
 template <class T>
 using Lanes = simd::Vec<T, kLanes>;
 
@@ -40,6 +41,11 @@ void store(T* x, const Lanes<T>& v) {
 template <class T>
 Matrix<T> matrix_of(const Tensor& tensor) {
   return tensor.empty() ? Matrix<T>{} : Matrix<T>{tensor.as<T>(), tensor.row_stride()};
+}
+
+template <class T>
+void prefetch(const T* row, int64_t size) {
+  for (int64_t c = 0; c < size; c += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + c);
 }
 
 // How A attributes lie in vectors: the last vector ends with the last attribute and so overlaps the one before. Rows of
@@ -375,9 +381,12 @@ void forward_destinations(const GraphAttentionForward& op, const ForwardScratch<
 
       // Scores, their maximum by head, and exp(score - maximum).
       T* const alpha = scratch.alpha + edges.begin * padded;
-      for (int64_t m = edges.begin; m < edges.end; ++m)
+      for (int64_t m = edges.begin; m < edges.end; ++m) {
+        prefetch(in.k.row(in.src_of[std::min(m + kEdgesAhead, n.num_edges - 1)]), n.num_channels);
+        prefetch(in.v.row(in.src_of[m]), n.num_channels);
         score_edge<T, Size>(n, in.q.row(i), in.k.row(in.src_of[m]), q_edge, attributes.row(m),
                             scratch.alpha + m * padded);
+      }
       for (int64_t h0 = 0; h0 < padded; h0 += kLanes) {
         Lanes<T> largest = load(alpha + h0);
         for (int64_t m = edges.begin + 1; m < edges.end; ++m)
@@ -490,6 +499,9 @@ void backward_destinations(const GraphAttentionBackward& op, const BackwardScrat
       std::copy_n(in.stats.row(i), n.num_heads, local.stats);
       for (int64_t m = edges.begin; m < edges.end; ++m) {
         T *const score = scratch.alpha + m * padded, *const p = scratch.d_score + m * padded;
+        const int64_t src_ahead = in.src_of[std::min(m + kEdgesAhead, n.num_edges - 1)];
+        prefetch(in.k.row(src_ahead), n.num_channels);
+        prefetch(in.v.row(src_ahead), n.num_channels);
         score_edge<T, Size>(n, in.q.row(i), in.k.row(in.src_of[m]), q_edge, attributes.row(m), score);
         score_edge<T, Size>(n, d_o.row(i), in.v.row(in.src_of[m]), g_edge, attributes.row(m), p);
         for (int64_t h0 = 0; h0 < padded; h0 += kLanes)
@@ -557,6 +569,9 @@ void backward_sources(const GraphAttentionBackward& op, const BackwardScratch<T>
       RowSum<T, Size, NumHeads> k_total(k_target, n.head_size, nullptr), v_total(v_target, n.head_size, nullptr);
       for (int64_t position = src_ptr[j]; position < src_ptr[j + 1]; ++position) {
         const int64_t at = edge_of[position] * n.padded_heads + h, i = dst_of[position];
+        const int64_t ahead = dst_of[std::min(position + kEdgesAhead, n.num_edges - 1)];
+        prefetch(q.row(ahead) + column, NumHeads * n.head_size);
+        prefetch(d_o.row(ahead) + column, NumHeads * n.head_size);
         k_total.add(scratch.d_score + at, q.row(i) + column);
         v_total.add(scratch.alpha + at, d_o.row(i) + column);
       }
