@@ -227,6 +227,21 @@ TEST(EncoderProcessorDecoder, ParameterGradientsDoNotNeedThoseOfTheInput) {
   check_gradients(c, f.w);
 }
 
+TEST(EncoderProcessorDecoder, WorksWithoutTrainablesAndPrognosticVariables) {
+  ModelConfig config = small_config();
+  config.trainable = {.data = 0, .hidden = 0, .encoder = 0, .processor = 0, .decoder = 0};
+  ModelShape shape = small_shape();
+  shape.num_input_steps = 1;
+  shape.input_prognostic = {};
+  shape.output_prognostic = {};
+  ModelFixture f(config, shape);
+  LayerCase<EncoderProcessorDecoder> c = f.call();
+  check_layer(c, f.w);
+  const std::vector<double> expected = results(c, f.w).gradients;
+  c.d_in.x = {};
+  EXPECT_LE(relative_error(results(c, f.w).gradients, expected), 1e-13);
+}
+
 TEST(EncoderProcessorDecoder, PredictsTheChangeOfPrognosticVariables) {
   ModelConfig config = small_config();
   config.decoder.initialise_data_extractor_zero = true;

@@ -298,36 +298,12 @@ TEST(Mapper, RejectsWhatDoesNotFit) {
   c = f.call();
   c.in.x_src = c.in.x_src.slice({0, kSources + 1});
   BOREAS_EXPECT_ERROR(c.loss(f.w.ctx), shape, "x_src is f64 [14, 6]");
-  BOREAS_EXPECT_ERROR(MapperFixture({.num_chunks = 0}), config, "num_chunks is 0");
   ParameterStore store(f64);
   BOREAS_EXPECT_ERROR(
       Mapper(store, "decoder", {.num_channels = 4, .attention_channels = 4, .num_heads = 2, .mlp_hidden = 4},
              {.kind = kDecoder, .src_channels = 5, .dst_channels = 2, .out_channels = 1, .edge_channels = 1},
              random_graph(5, 3, 2)),
       config, "decoder: a decoder's sources have num_channels = 4 columns, not 5");
-}
-
-TEST(ShardedGraph, ChunksCoverTheDestinations) {
-  const Graph whole = random_graph(kSources, kDestinations, 3);
-  const ShardedGraph one = make_sharded_graph(random_graph(kSources, kDestinations, 3), 1);
-  EXPECT_EQ(one.num_chunks(), 1);
-  EXPECT_TRUE(one.chunk(0).src_ids.empty());
-  const ShardedGraph many = make_sharded_graph(random_graph(kSources, kDestinations, 3), 4);
-  ASSERT_EQ(many.num_chunks(), 4);
-  int64_t dst = 0, edge = 0;
-  for (int64_t i = 0; i < 4; ++i) {
-    const ShardedGraph::Chunk chunk = many.chunk(i);
-    EXPECT_EQ(chunk.dst.begin, dst);
-    EXPECT_EQ(chunk.edges.begin, edge);
-    EXPECT_EQ(chunk.graph->num_edges(), chunk.edges.size());
-    dst = chunk.dst.end;
-    edge = chunk.edges.end;
-    for (int64_t m = 0; m < chunk.edges.size(); ++m)
-      EXPECT_EQ(chunk.src_ids.as<int32_t>()[chunk.graph->src_of.as<int32_t>()[m]],
-                whole.src_of.as<int32_t>()[chunk.edges.begin + m]);
-  }
-  EXPECT_EQ(dst, kDestinations);
-  EXPECT_EQ(edge, whole.num_edges());
 }
 
 }  // namespace
