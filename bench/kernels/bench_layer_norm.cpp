@@ -51,14 +51,14 @@ void add_all() {
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const Sizes s : {Sizes{40962, 1024, 1}, Sizes{542080, 1024, 1}, Sizes{542080, 1024, 16}, Sizes{542080, 512, 1},
                           Sizes{542080, 128, 1}, Sizes{542080, 1000, 1}}) {
-      add(name_of("layer_norm_forward", "gpu", dtype, s), [=](benchmark::State& state) {
+      add_gpu(name_of("layer_norm_forward", "gpu", dtype, s), [=](benchmark::State& state) {
         Bench b(Device::cuda(0));
         measure_gpu(state, b, forward(b, dtype, s));
-      })->UseManualTime();
-      add(name_of("layer_norm_backward", "gpu", dtype, s), [=](benchmark::State& state) {
+      });
+      add_gpu(name_of("layer_norm_backward", "gpu", dtype, s), [=](benchmark::State& state) {
         Bench b(Device::cuda(0));
         measure_gpu(state, b, backward(b, dtype, s));
-      })->UseManualTime();
+      });
     }
 #endif
 }

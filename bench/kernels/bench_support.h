@@ -110,8 +110,9 @@ void measure(benchmark::State& state, Bench& bench, const Op& op) {
   state.counters["of_copy"] = rate(bytes / copy_bandwidth());
 }
 
-inline benchmark::internal::Benchmark* add(const std::string& name, auto&& f) {
-  return benchmark::RegisterBenchmark(name.c_str(), std::forward<decltype(f)>(f))
+/// Registers a bench whose function calls measure().
+inline void add(const std::string& name, auto&& f) {
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<decltype(f)>(f))
       ->UseRealTime()
       ->Unit(benchmark::kMicrosecond);
 }
@@ -154,6 +155,13 @@ void measure_gpu(benchmark::State& state, Bench& bench, const Op& op) {
   state.counters["GB/s"] = benchmark::Counter(bytes * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["of_copy"] =
       benchmark::Counter(bytes / gpu_copy_bandwidth(), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// Registers a bench whose function calls measure_gpu().
+inline void add_gpu(const std::string& name, auto&& f) {
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<decltype(f)>(f))
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
 }
 #endif
 
