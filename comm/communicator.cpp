@@ -13,7 +13,6 @@ class SingleRank final : public Communicator {
   void broadcast(Context&, const Tensor&, int root) override {
     BOREAS_CHECK(root == 0, comm, "broadcast from rank {} in a group of one", root);
   }
-  void barrier(Context&) override {}
 };
 
 }  // namespace

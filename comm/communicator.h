@@ -16,7 +16,6 @@ class Communicator {
   virtual int size() const = 0;
   virtual void all_reduce(Context& ctx, const Tensor& x) = 0;           ///< x = sum of x over the ranks, in rank order
   virtual void broadcast(Context& ctx, const Tensor& x, int root) = 0;  ///< x = x of the root
-  virtual void barrier(Context& ctx) = 0;                               ///< waits for all ranks
 };
 
 /// The group of one rank.
