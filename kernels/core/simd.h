@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 
 // Everything here is inlined, so how a vector would be passed between functions does not matter.
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -30,24 +29,7 @@ inline void store(T* y, const Vec<T, N>& v) {
   *reinterpret_cast<Vec<T, N>*>(y) = v;
 }
 
-/// Lanes [Begin, Begin + sizeof...(I)).
-template <class T, int N, int Begin, int... I>
-inline Vec<T, int(sizeof...(I))> part(const Vec<T, N>& v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, (Begin + I)...);
-}
-
-/// Sum of the lanes, by halves.
-template <class T, int N>
-inline T sum(const Vec<T, N>& v) {
-  if constexpr (N == 1) {
-    return v[0];
-  } else {
-    using Half = std::make_integer_sequence<int, N / 2>;
-    return sum<T, N / 2>(part<T, N, 0>(v, Half{}) + part<T, N, N / 2>(v, Half{}));
-  }
-}
-
-/// The sums of 8 vectors of 8 lanes, in one vector: by shuffles, three times fewer than vector by vector.
+/// The sums of 8 vectors of 8 lanes, in one vector.
 template <class T>
 inline Vec<T, 8> sum_each(const Vec<T, 8> (&v)[8]) {
   const auto neighbours = [](const Vec<T, 8>& a, const Vec<T, 8>& b) {  // a01 b01 a23 b23 a45 b45 a67 b67

@@ -1,11 +1,13 @@
 // Products of matrices that fit in the first-level cache, on one thread.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/core/simd.h"
 
 namespace boreas {
 
-/// Rows of a matrix in memory, and an element (r, c) of its transpose or of itself, as the left side of a product.
+/// Rows in memory, `stride` apart.
 template <class T>
 struct Matrix {
   T* data = nullptr;
@@ -14,6 +16,7 @@ struct Matrix {
   Matrix at(int64_t row, int64_t column) const { return {data + row * stride + column, stride}; }
   operator Matrix<const T>() const requires(!std::is_const_v<T>) { return {data, stride}; }
 };
+/// The left side of a product, of which either rows or columns are contiguous: a Matrix, or transposed(matrix).
 template <class T>
 struct LeftSide {
   const T* data = nullptr;

@@ -78,8 +78,7 @@ struct Sizes {
         row_size(num_heads * lanes.size()) {}
 };
 
-// --- scratch
-// -----------------------------------------------------------------------------------------------------------
+// --- scratch ---
 
 // W_edge and the edge attributes as the loops want them.
 template <class T>
@@ -154,8 +153,7 @@ struct BackwardScratch {
   }
 };
 
-// --- along the channels of a head; Size is the head size, 0 if it is none of the common ones
-// ---------------------------
+// --- along the channels of a head; Size is the head size, 0 if it is none of the common ones ---
 
 // Lanes whose sum is x . y.
 template <class T, int Size>
@@ -218,8 +216,7 @@ void for_head_groups(int64_t num_heads, F&& f) {
   for (; h < num_heads; ++h) f.template operator()<1>(h);
 }
 
-// --- products with W_edge and with attributes
-// --------------------------------------------------------------------------
+// --- products with W_edge and with attributes ---
 
 // y[i, h, lane] = sum_c W[h*D+c, lane] x[i, h*D+c]: rows of destinations as the edge attributes see them.
 template <class T>
@@ -284,8 +281,7 @@ void exponentiate(T* x, int64_t size) {
   for (int64_t i = 0; i < size; ++i) x[i] = vector_math::exp(x[i]);
 }
 
-// --- the two directions
-// ------------------------------------------------------------------------------------------------
+// --- the two directions ---
 
 // Typed views of what both directions read.
 template <class T>

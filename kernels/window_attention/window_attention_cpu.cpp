@@ -25,8 +25,7 @@ constexpr int64_t kRows = 32, kColumns = 64;
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 constexpr int64_t round_down(int64_t n, int64_t step) { return n / step * step; }
 
-// --- one head of an array
-// ------------------------------------------------------------------------------------------------
+// --- one head of an array ---
 
 template <class T>
 struct Sizes {
@@ -123,8 +122,7 @@ void copy_rows(Matrix<const T> from, Matrix<T> to, int64_t rows, int64_t columns
   for (int64_t r = 0; r < rows; ++r) std::copy_n(from.row(r), columns, to.row(r));
 }
 
-// --- forward
-// -----------------------------------------------------------------------------------------------------------
+// --- forward ---
 
 template <class T>
 struct ForwardScratch {
@@ -204,8 +202,7 @@ void forward_rows(const WindowAttentionForward& op, const ForwardScratch<T>& scr
   }
 }
 
-// --- backward
-// ----------------------------------------------------------------------------------------------------------
+// --- backward ---
 
 template <class T>
 struct BackwardScratch {
