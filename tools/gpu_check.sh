@@ -61,7 +61,7 @@ mkdir -p bench/results
 for bench in "${benches[@]}"; do
   echo "== $bench"
   raw=$(mktemp)
-  "$build_dir/bench/$bench" --benchmark_filter=/gpu/ --benchmark_repetitions=5 --benchmark_report_aggregates_only=true \
+  "$build_dir/bench/$bench" --benchmark_filter=/gpu/ --benchmark_min_time=0.1 --benchmark_repetitions=5 --benchmark_report_aggregates_only=true \
     --benchmark_out="$raw" --benchmark_out_format=json > /dev/null
   python3 - "$raw" "$bench" "$gpu" <<'PY'
 import datetime, json, re, sys

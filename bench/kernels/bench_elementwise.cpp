@@ -19,25 +19,16 @@ Tensor shuffled_ids(Bench& b) {
   return ids;
 }
 
-template <class Make>
-void add_op(const std::string& name, Make make) {
-  add(name, [make](benchmark::State& state) {
-    Bench b;
-    measure(state, b, make(b));
-  });
-}
-
 void add_all() {
-  add_op("add", [](Bench& b) { return Add{.a = matrix(b), .b = matrix(b), .y = matrix(b)}; });
-  add_op("copy", [](Bench& b) { return Copy{.x = matrix(b), .y = matrix(b)}; });
-  add_op("gelu_forward", [](Bench& b) { return GeluForward{.x = matrix(b), .y = matrix(b)}; });
-  add_op("gelu_backward", [](Bench& b) { return GeluBackward{.x = matrix(b), .d_y = matrix(b), .d_x = matrix(b)}; });
+  add("add", [](Bench& b) { return Add{.a = matrix(b), .b = matrix(b), .y = matrix(b)}; });
+  add("copy", [](Bench& b) { return Copy{.x = matrix(b), .y = matrix(b)}; });
+  add("gelu_forward", [](Bench& b) { return GeluForward{.x = matrix(b), .y = matrix(b)}; });
+  add("gelu_backward", [](Bench& b) { return GeluBackward{.x = matrix(b), .d_y = matrix(b), .d_x = matrix(b)}; });
   for (const Gate kind : {Gate::silu, Gate::gelu}) {
     const std::string suffix = "/" + std::string(to_string(kind));
-    add_op("gated_forward" + suffix, [kind](Bench& b) {
-      return GatedForward{.kind = kind, .gate = matrix(b), .value = matrix(b), .y = matrix(b)};
-    });
-    add_op("gated_backward" + suffix, [kind](Bench& b) {
+    add("gated_forward" + suffix,
+        [kind](Bench& b) { return GatedForward{.kind = kind, .gate = matrix(b), .value = matrix(b), .y = matrix(b)}; });
+    add("gated_backward" + suffix, [kind](Bench& b) {
       return GatedBackward{.kind = kind,
                            .gate = matrix(b),
                            .value = matrix(b),
@@ -46,18 +37,18 @@ void add_all() {
                            .d_value = matrix(b)};
     });
   }
-  add_op("gather_rows", [](Bench& b) { return GatherRows{.x = matrix(b), .ids = shuffled_ids(b), .y = matrix(b)}; });
-  add_op("scatter_add_rows",
-         [](Bench& b) { return ScatterAddRows{.x = matrix(b), .ids = shuffled_ids(b), .y = matrix(b)}; });
-  add_op("sum_of_squares", [](Bench& b) { return SumOfSquares{.x = matrix(b), .out = b.zeros(DType::f64, {1})}; });
-  add_op("adamw", [](Bench& b) {
+  add("gather_rows", [](Bench& b) { return GatherRows{.x = matrix(b), .ids = shuffled_ids(b), .y = matrix(b)}; });
+  add("scatter_add_rows",
+      [](Bench& b) { return ScatterAddRows{.x = matrix(b), .ids = shuffled_ids(b), .y = matrix(b)}; });
+  add("sum_of_squares", [](Bench& b) { return SumOfSquares{.x = matrix(b), .out = b.zeros(DType::f64, {1})}; });
+  add("adamw", [](Bench& b) {
     return AdamW{.value = matrix(b),
                  .grad = matrix(b),
                  .first_moment = b.zeros(DType::f32, {kRows, kColumns}),
                  .second_moment = b.zeros(DType::f32, {kRows, kColumns}),
                  .clip_value = 32};
   });
-  add_op("weighted_loss/mse", [](Bench& b) {
+  add("weighted_loss/mse", [](Bench& b) {
     return WeightedLoss{.prediction = b.random(DType::f32, {kRows, 80}),
                         .target = b.random(DType::f32, {kRows, 80}),
                         .node_weights = b.random(DType::f32, {kRows}),

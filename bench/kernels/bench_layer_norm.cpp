@@ -37,28 +37,16 @@ std::string name_of(const char* op, const char* device, DType dtype, Sizes s) {
 
 void add_all() {
   for (const Sizes s : {Sizes{10512, 128, 1}, Sizes{10512, 128, 4}, Sizes{40962, 512, 1}}) {
-    add(name_of("layer_norm_forward", "cpu", DType::f32, s), [s](benchmark::State& state) {
-      Bench b;
-      measure(state, b, forward(b, DType::f32, s));
-    });
-    add(name_of("layer_norm_backward", "cpu", DType::f32, s), [s](benchmark::State& state) {
-      Bench b;
-      measure(state, b, backward(b, DType::f32, s));
-    });
+    add(name_of("layer_norm_forward", "cpu", DType::f32, s), [s](Bench& b) { return forward(b, DType::f32, s); });
+    add(name_of("layer_norm_backward", "cpu", DType::f32, s), [s](Bench& b) { return backward(b, DType::f32, s); });
   }
 #ifdef BOREAS_WITH_CUDA
   if (num_cuda_devices() == 0) return;
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const Sizes s : {Sizes{40962, 1024, 1}, Sizes{542080, 1024, 1}, Sizes{542080, 1024, 16}, Sizes{542080, 512, 1},
                           Sizes{542080, 128, 1}, Sizes{542080, 1000, 1}}) {
-      add_gpu(name_of("layer_norm_forward", "gpu", dtype, s), [=](benchmark::State& state) {
-        Bench b(Device::cuda(0));
-        measure_gpu(state, b, forward(b, dtype, s));
-      });
-      add_gpu(name_of("layer_norm_backward", "gpu", dtype, s), [=](benchmark::State& state) {
-        Bench b(Device::cuda(0));
-        measure_gpu(state, b, backward(b, dtype, s));
-      });
+      add_gpu(name_of("layer_norm_forward", "gpu", dtype, s), [=](Bench& b) { return forward(b, dtype, s); });
+      add_gpu(name_of("layer_norm_backward", "gpu", dtype, s), [=](Bench& b) { return backward(b, dtype, s); });
     }
 #endif
 }

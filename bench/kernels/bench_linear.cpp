@@ -14,23 +14,19 @@ constexpr Sizes kSizes[] = {{10512, 128, 128}, {10512, 128, 512}, {10512, 512, 1
 void add_all() {
   for (const auto [n, k, m] : kSizes) {
     const std::string sizes = fmt::format("{}x{}x{}", n, k, m);
-    add("linear_forward/" + sizes, [n = n, k = k, m = m](benchmark::State& state) {
-      Bench b;
-      measure(state, b,
-              LinearForward{.x = b.random(DType::f32, {n, k}),
-                            .weight = b.random(DType::f32, {m, k}),
-                            .bias = b.random(DType::f32, {m}),
-                            .y = b.zeros(DType::f32, {n, m})});
+    add("linear_forward/" + sizes, [n = n, k = k, m = m](Bench& b) {
+      return LinearForward{.x = b.random(DType::f32, {n, k}),
+                           .weight = b.random(DType::f32, {m, k}),
+                           .bias = b.random(DType::f32, {m}),
+                           .y = b.zeros(DType::f32, {n, m})};
     });
-    add("linear_backward/" + sizes, [n = n, k = k, m = m](benchmark::State& state) {
-      Bench b;
-      measure(state, b,
-              LinearBackward{.x = b.random(DType::f32, {n, k}),
-                             .weight = b.random(DType::f32, {m, k}),
-                             .d_y = b.random(DType::f32, {n, m}),
-                             .d_x = b.zeros(DType::f32, {n, k}),
-                             .d_weight = b.zeros(DType::f32, {m, k}),
-                             .d_bias = b.zeros(DType::f32, {m})});
+    add("linear_backward/" + sizes, [n = n, k = k, m = m](Bench& b) {
+      return LinearBackward{.x = b.random(DType::f32, {n, k}),
+                            .weight = b.random(DType::f32, {m, k}),
+                            .d_y = b.random(DType::f32, {n, m}),
+                            .d_x = b.zeros(DType::f32, {n, k}),
+                            .d_weight = b.zeros(DType::f32, {m, k}),
+                            .d_bias = b.zeros(DType::f32, {m})};
     });
   }
 }

@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/core/op.h"
@@ -32,18 +35,21 @@ class Bench {
   explicit Bench(Device device = Device::cpu())
       : arena_(Buffer::on(device, int64_t{64} << 20, "bench arena")), ctx(device, arena_) {}
 
-  /// Standard normal values (a short random pattern, repeated).
+  /// Standard normal values: a pattern of some length, repeated.
   Tensor random(DType dtype, Shape shape) {
-    const Philox rng(1, num_made_++);
-    std::vector<float> pattern(10007);
-    for (size_t i = 0; i < pattern.size(); ++i) pattern[i] = float(rng.normal(i));
     const Tensor tensor = allocate(dtype, shape);
-    const Buffer host(Device::cpu(), Buffer::Kind::host, tensor.bytes(), "bench");
+    const int64_t length = std::min(tensor.size(), int64_t{1} << 17), element = size_of(dtype);
+    const Buffer pattern(Device::cpu(), Buffer::Kind::host, length * element, "bench");
+    const Philox rng(1, num_made_++);
     dispatch_dtype(dtype, [&]<class T>() {
-      T* const values = static_cast<T*>(host.data());
-      for (int64_t i = 0; i < tensor.size(); ++i) values[i] = T(pattern[i % pattern.size()]);
+      for (int64_t i = 0; i < length; ++i) static_cast<T*>(pattern.data())[i] = T(float(rng.normal(i)));
     });
-    copy_bytes(ctx.compute(), tensor.data(), ctx.device(), host.data(), Device::cpu(), tensor.bytes());
+    const Device device = ctx.device();
+    char* const data = static_cast<char*>(tensor.data());
+    copy_bytes(ctx.compute(), data, device, pattern.data(), Device::cpu(), length * element);
+    for (int64_t done = length; done < tensor.size(); done *= 2)
+      copy_bytes(ctx.compute(), data + done * element, device, data, device,
+                 std::min(done, tensor.size() - done) * element);
     ctx.compute().synchronize();
     return tensor;
   }
@@ -110,11 +116,37 @@ void measure(benchmark::State& state, Bench& bench, const Op& op) {
   state.counters["of_copy"] = rate(bytes / copy_bandwidth());
 }
 
-/// Registers a bench whose function calls measure().
-inline void add(const std::string& name, auto&& f) {
-  benchmark::RegisterBenchmark(name.c_str(), std::forward<decltype(f)>(f))
-      ->UseRealTime()
-      ->Unit(benchmark::kMicrosecond);
+inline std::pair<std::string, std::shared_ptr<void>>& last_prepared() {
+  static std::pair<std::string, std::shared_ptr<void>> instance;
+  return instance;
+}
+
+template <class Op>
+struct Prepared {
+  Bench bench;
+  Op op;
+  Prepared(Device device, const auto& make) : bench(device), op(make(bench)) {}
+};
+
+/// Calls f(bench, op) with what make(bench) returns. Repeats of one bench share it; only the last one is kept.
+inline void with_prepared(const std::string& name, Device device, const auto& make, auto&& f) {
+  using P = Prepared<decltype(make(std::declval<Bench&>()))>;
+  auto& [last_name, last] = last_prepared();
+  if (last_name != name) {
+    last.reset();
+    last = std::make_shared<P>(device, make);
+    last_name = name;
+  }
+  P& prepared = *static_cast<P*>(last.get());
+  f(prepared.bench, prepared.op);
+}
+
+/// Registers a bench of the op that make(bench) returns, on the CPU.
+inline void add(const std::string& name, auto make) {
+  const auto body = [=](benchmark::State& state) {
+    with_prepared(name, Device::cpu(), make, [&](Bench& bench, const auto& op) { measure(state, bench, op); });
+  };
+  benchmark::RegisterBenchmark(name.c_str(), body)->UseRealTime()->Unit(benchmark::kMicrosecond);
 }
 
 #ifdef BOREAS_WITH_CUDA
@@ -157,11 +189,12 @@ void measure_gpu(benchmark::State& state, Bench& bench, const Op& op) {
       benchmark::Counter(bytes / gpu_copy_bandwidth(), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-/// Registers a bench whose function calls measure_gpu().
-inline void add_gpu(const std::string& name, auto&& f) {
-  benchmark::RegisterBenchmark(name.c_str(), std::forward<decltype(f)>(f))
-      ->UseManualTime()
-      ->Unit(benchmark::kMicrosecond);
+/// The same on the first GPU.
+inline void add_gpu(const std::string& name, auto make) {
+  const auto body = [=](benchmark::State& state) {
+    with_prepared(name, Device::cuda(0), make, [&](Bench& bench, const auto& op) { measure_gpu(state, bench, op); });
+  };
+  benchmark::RegisterBenchmark(name.c_str(), body)->UseManualTime()->Unit(benchmark::kMicrosecond);
 }
 #endif
 
@@ -180,6 +213,7 @@ inline int main(int argc, char** argv) {
   }
 #endif
   benchmark::RunSpecifiedBenchmarks();
+  last_prepared() = {};
   benchmark::Shutdown();
   return 0;
 }
