@@ -1,6 +1,8 @@
 #include "io/dataset_writer.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <filesystem>
@@ -216,6 +218,27 @@ TEST(DatasetWriter, RefusesSpecsThatContradictThemselves) {
   DatasetWriter writer(path, small_spec(2));
   writer.append(small_fields(0).data());
   BOREAS_EXPECT_ERROR(writer.close(), invalid_argument, "1 of 2 dates were written");
+}
+
+// A limit on the size of files stands for a full disk.
+TEST(DatasetWriter, FullDiskIsOneErrorAndLeavesNothing) {
+  test::TemporaryFolder folder;
+  rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  const auto write = [&](rlim_t limit_bytes) {
+    const rlimit limit{limit_bytes, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    DatasetWriter writer(folder / "a.zarr", small_spec(2));
+    writer.append(small_fields(0).data());
+    writer.append(small_fields(1).data());
+    writer.close();
+  };
+  BOREAS_EXPECT_ERROR(write(10), io, "File too large");    // not even the metadata
+  BOREAS_EXPECT_ERROR(write(1000), io, "File too large");  // the attributes at the end
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 
 TEST(DatasetWriter, KeepsCalendarMonthsAndHalfHours) {

@@ -11,7 +11,7 @@ namespace boreas::test {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "boreas-test-XXXXXX").string();
+    std::string pattern = (root() / "boreas-test-XXXXXX").string();
     if (!mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder " + pattern);
     path_ = pattern;
   }
@@ -26,6 +26,13 @@ class TemporaryFolder {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  // In memory where there is room: tests would spend most of their time on flushing files to a disk.
+  static std::filesystem::path root() {
+    std::error_code error;
+    const auto memory = std::filesystem::space("/dev/shm", error);
+    if (!error && memory.available >= (256u << 20)) return "/dev/shm";
+    return std::filesystem::temp_directory_path();
+  }
   std::filesystem::path path_;
 };
 
