@@ -1,11 +1,15 @@
 #include "engine/forecaster.h"
 
+#include <cmath>
+
 #include "engine/training_step.h"
 #include "io/forcings.h"
 
 namespace boreas {
 
 namespace {
+
+constexpr double kSamePlace = 1e-5;  // degrees
 
 // The two states that a forecast alternates between.
 struct States {
@@ -78,8 +82,19 @@ Forecaster::Impl::Impl(const StepModel& model_in, const DatasetReader& reader_in
   BOREAS_CHECK(reader.num_cells() == model.num_cells(), config,
                "dataset {} has {} cells but the model was trained on {}: use a dataset of the same grid", reader.name(),
                reader.num_cells(), model.num_cells());
+  for (size_t c = 0; c < setup().latitudes.size(); ++c) {
+    const double latitude = reader.latitudes()[c], longitude = reader.longitudes()[c];
+    BOREAS_CHECK(std::abs(latitude - setup().latitudes[c]) < kSamePlace &&
+                     std::abs(std::remainder(longitude - setup().longitudes[c], 360.0)) < kSamePlace,
+                 config,
+                 "dataset {} has another grid than the model was trained on: cell {} lies at latitude {}, longitude {} "
+                 "and for the model at {}, {}",
+                 reader.name(), c, latitude, longitude, setup().latitudes[c], setup().longitudes[c]);
+  }
   BOREAS_CHECK(reader.step() == setup().step, config, "dataset {} has a step of {} but the model makes steps of {}",
                reader.name(), format_step(reader.step()), format_step(setup().step));
+  BOREAS_CHECK(reader.num_members() == 1, unsupported, "dataset {} has {} members; a forecast starts from one",
+               reader.name(), reader.num_members());
   const std::vector<std::string>& known = reader.variables();
   for (const std::string& name : model.variables().names()) {
     const bool stored = std::find(known.begin(), known.end(), name) != known.end();

@@ -18,7 +18,8 @@ namespace boreas {
 /// All memory is taken at construction.
 class Forecaster {
  public:
-  /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step.
+  /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step, and
+  /// unsupported if it has several members.
   Forecaster(const StepModel& model, const DatasetReader& reader);
   ~Forecaster();
 

@@ -31,6 +31,9 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
 Baselines::Baselines(const DatasetReader& reader, std::vector<int64_t> variables, Range period, ClimatologyBins bins,
                      int64_t max_lead, Range cells)
     : max_lead_(max_lead), num_cells_(cells.size()), num_variables_(int64_t(variables.size())) {
+  BOREAS_CHECK(reader.num_members() == 1, unsupported,
+               "{} has {} members; forecasts are verified against datasets of one member", reader.name(),
+               reader.num_members());
   const TimeStep step = reader.step();
   hourly_ = bins == ClimatologyBins::month_hour ||
             (bins == ClimatologyBins::automatic && step.months == 0 && step.seconds < kDay);
@@ -75,6 +78,7 @@ Baselines::Baselines(const DatasetReader& reader, std::vector<int64_t> variables
         for (int64_t v = 0; v < num_variables_; ++v) {
           double product = 0, square = 0;
           for (int64_t c = v * num_cells_; c < (v + 1) * num_cells_; ++c) {
+            if (std::isnan(anomaly[c]) || std::isnan(earlier[c])) continue;
             product += double(anomaly[c]) * earlier[c];
             square += double(earlier[c]) * earlier[c];
           }
@@ -127,9 +131,11 @@ void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_
   const std::span<const float> climatology = baselines_.climatology(valid_date, v);
   const std::span<const float> climatology_at_start = baselines_.climatology(start_date, v);
   const double alpha = baselines_.alpha(v, lead);
-  double square = 0, error = 0, persistence = 0, climate = 0, damped = 0, fa = 0, ff = 0, aa = 0;
+  double total = 0, square = 0, error = 0, persistence = 0, climate = 0, damped = 0, fa = 0, ff = 0, aa = 0;
   for (size_t c = 0; c < n; ++c) {
     const double w = weights_[c], x = truth[c], mean = climatology[c];
+    if (std::isnan(x + mean + initial[c] + climatology_at_start[c])) continue;
+    total += w;
     const double e = forecast[c] - x, f = forecast[c] - mean, a = x - mean;
     const double ep = initial[c] - x, ed = mean + alpha * (double(initial[c]) - climatology_at_start[c]) - x;
     square += w * e * e;
@@ -141,14 +147,15 @@ void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_
     ff += w * f * f;
     aa += w * a * a;
   }
+  if (total == 0) return;
   Sums& sums = sums_[v * max_lead_ + lead - 1];
   ++sums.count;
   sums.seconds += double(valid_date - start_date);
-  sums.square += square;
-  sums.error += error;
-  sums.persistence += persistence;
-  sums.climatology += climate;
-  sums.damped += damped;
+  sums.square += square / total;
+  sums.error += error / total;
+  sums.persistence += persistence / total;
+  sums.climatology += climate / total;
+  sums.damped += damped / total;
   sums.correlation += ff > 0 && aa > 0 ? fa / std::sqrt(ff * aa) : 0;
 }
 

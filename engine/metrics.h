@@ -23,10 +23,12 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
 ///                       in the period: least squares without intercept
 ///
 /// The three forecasts for date t from date t-L are persistence x(t-L), climatology c[bin(t)] and damped anomaly
-/// persistence c[bin(t)] + alpha_L a(t-L). A missing date is left out. Memory: bins x variables x cells floats.
+/// persistence c[bin(t)] + alpha_L a(t-L). A missing date is left out; a cell that is NaN on one date of a bin has no
+/// climatology in it. Memory: bins x variables x cells floats.
 class Baselines {
  public:
-  /// `variables` are indices of the reader; `period` is a range of date indices; `cells` a shard.
+  /// `variables` are indices of the reader; `period` is a range of date indices; `cells` a shard. Throws unsupported if
+  /// the dataset has several members.
   Baselines(const DatasetReader& reader, std::vector<int64_t> variables, Range period, ClimatologyBins bins,
             int64_t max_lead, Range cells);
 
@@ -68,7 +70,8 @@ class ScoreBoard {
   ScoreBoard(std::vector<std::string> names, std::vector<std::string> units, std::vector<double> cell_weights,
              int64_t max_lead, const Baselines& baselines);
 
-  /// One verification: variable v at `lead` steps and `valid_date`; all three fields cover the same cells.
+  /// One verification: variable v at `lead` steps and `valid_date`; all three fields cover the same cells. Cells where
+  /// the truth, the initial state or the climatology is NaN have no weight.
   void add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_date, std::span<const float> forecast,
            std::span<const float> truth, std::span<const float> initial);
 

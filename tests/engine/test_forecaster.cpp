@@ -1,0 +1,283 @@
+// Forecasts: against the steps done by hand, against a restart from their own output, and what they need and refuse.
+#include "engine/forecaster.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "engine/rollout.h"
+#include "tests/engine/small_model.h"
+#include "tests/support/fixtures.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+using test::small_config;
+using test::small_data;
+using test::SmallDataset;
+using test::SmallWorld;
+
+using Fields = std::vector<std::vector<float>>;  // by lead, then [V_o, cells]
+
+Fields forecast(Forecaster& forecaster, int64_t start_date, int64_t lead_steps) {
+  Fields fields;
+  forecaster.run(start_date, lead_steps, [&](int64_t lead, int64_t, std::span<const float> values) {
+    EXPECT_EQ(lead, int64_t(fields.size()) + 1);
+    fields.emplace_back(values.begin(), values.end());
+  });
+  return fields;
+}
+
+Fields forecast(const StepModel& model, const DatasetReader& reader, int64_t start_date, int64_t lead_steps) {
+  Forecaster forecaster(model, reader);
+  return forecast(forecaster, start_date, lead_steps);
+}
+
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  const std::vector<double> x(a.begin(), a.end()), y(b.begin(), b.end());
+  return test::relative_error(x, y);
+}
+
+bool same_bytes(const Fields& a, const Fields& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+      return false;
+  return true;
+}
+
+// A window of the dataset as it is stored: the dates first .. first + num_times - 1.
+struct StoredWindow {
+  std::vector<float> values;
+  FieldWindow window;
+  StoredWindow(const DatasetReader& reader, int64_t first, int64_t num_times) {
+    const int64_t size = reader.num_variables() * reader.num_cells();
+    values.resize(size_t(size * num_times));
+    for (int64_t t = 0; t < num_times; ++t) reader.read(first + t, {0, reader.num_cells()}, values.data() + t * size);
+    window.fields = Tensor(values.data(), DType::f32, {1, num_times, reader.num_variables(), reader.num_cells()});
+  }
+};
+
+TEST(Forecaster, FirstStepIsTheNetworkAppliedToTheStartState) {
+  const SmallDataset data = small_data(12, true);
+  for (const int64_t num_inputs : {1, 2}) {
+    const SmallWorld world(data, small_config(data, num_inputs, 2));
+    const StepModel& model = world.model;
+    std::vector<int64_t> valid_dates;
+    Fields found;
+    Forecaster(model, world.reader).run(world.date(5), 2, [&](int64_t, int64_t date, std::span<const float> values) {
+      valid_dates.push_back(date);
+      found.emplace_back(values.begin(), values.end());
+    });
+    EXPECT_EQ(valid_dates, (std::vector<int64_t>{world.date(6), world.date(7)}));
+
+    StoredWindow start(world.reader, 5 - num_inputs + 1, num_inputs);
+    test::Workspace work(1, int64_t{32} << 20);
+    const Tensor x = work.output(DType::f32, model.input_shape(1)), y = work.output(DType::f32, model.output_shape(1));
+    model.start(work.ctx, start.window, x);
+    model.network().forward(work.ctx, {.x = x}, {.y = y}, nullptr);
+    const int64_t num_outputs = model.variables().num_outputs();
+    for (int64_t step = 0; step < 2; ++step) {
+      std::vector<float> expected;
+      for (int64_t v = 0; v < num_outputs; ++v)
+        for (int64_t c = 0; c < data.num_cells(); ++c)
+          expected.push_back(float(model.preprocess().denormalise(model.variables().output()[size_t(v)],
+                                                                  y.row<float>(c)[step * num_outputs + v])));
+      EXPECT_LT(difference(found[size_t(step)], expected), 1e-6);
+    }
+  }
+}
+
+// What a forecast does at lead L is what a forecast would do that starts from its state at lead L. The second one reads
+// all its forcings from the dataset, so those that the first one computed or held are checked too.
+TEST(Forecaster, LaterStepsFollowFromItsOwnStates) {
+  const SmallDataset data = small_data(16, true);
+  for (const auto& [num_inputs, num_outputs] : {std::pair{1, 1}, {2, 1}, {1, 2}, {2, 2}, {3, 2}}) {
+    SCOPED_TRACE(fmt::format("{} input and {} output steps", num_inputs, num_outputs));
+    const SmallWorld world(data, small_config(data, num_inputs, num_outputs));
+    constexpr int64_t kStart = 5, kLead = 6;
+    const Fields whole = forecast(world.model, world.reader, world.date(kStart), kLead);
+    EXPECT_GT(difference(whole[kLead - 1], whole[kLead - 2]), 1e-3);  // it does not stand still
+
+    SmallDataset continued = data;
+    const std::vector<std::string> outputs = world.model.variables().output_names();
+    for (size_t v = 0; v < outputs.size(); ++v)
+      for (auto& variable : continued.variables)
+        if (variable.name == outputs[v])
+          variable.value = [&, v, truth = variable.value](int64_t t, int64_t c) {
+            const int64_t lead = t - kStart;
+            if (lead < 1 || lead > kLead) return truth(t, c);
+            return whole[size_t(lead - 1)][v * size_t(data.num_cells()) + size_t(c)];
+          };
+    const DatasetReader reader = world.open("continued.zarr", continued);
+    for (int64_t lead = num_outputs; lead < kLead; lead += num_outputs) {
+      const Fields rest = forecast(world.model, reader, world.date(kStart + lead), kLead - lead);
+      for (size_t i = 0; i < rest.size(); ++i) EXPECT_LT(difference(rest[i], whole[size_t(lead) + i]), 2e-5);
+    }
+  }
+}
+
+TEST(Forecaster, RollsOutAsInTraining) {
+  const SmallDataset data = small_data(16, true);
+  const SmallWorld world(data, small_config(data, 2, 2));
+  const StepModel& model = world.model;
+  const ModelSetup& setup = model.setup();
+  constexpr int64_t kStart = 4, kSteps = 3;
+  const Loss loss(LossConfig{}, setup.variables, setup.statistics, node_areas(setup), 2, DType::f32, Device::cpu());
+  StoredWindow window(world.reader, kStart - 1, 2 + 2 * kSteps);
+  test::Workspace work(1, int64_t{32} << 20);
+  const int64_t num_outputs = model.variables().num_outputs();
+  const Tensor losses = work.output(DType::f32, {1, kSteps});
+  const Tensor errors = work.output(DType::f32, {kSteps, 2 * num_outputs});
+  Rollout(model, loss, &loss)
+      .forward(work.ctx, {.window = window.window, .num_steps = kSteps}, {.losses = losses, .squared_errors = errors},
+               nullptr);
+
+  const Fields found = forecast(model, world.reader, world.date(kStart), 2 * kSteps);
+  const std::span<const double> areas = node_areas(setup);
+  for (int64_t lead = 1; lead <= 2 * kSteps; ++lead)
+    for (int64_t v = 0; v < num_outputs; ++v) {
+      const int64_t variable = model.variables().output()[size_t(v)];
+      double square = 0, total = 0;
+      for (int64_t c = 0; c < data.num_cells(); ++c) {
+        const double truth = data.variables[size_t(variable)].value(kStart + lead, c);
+        const double error = found[size_t(lead - 1)][size_t(v * data.num_cells() + c)] - truth;
+        square += areas[size_t(c)] * std::pow(error * model.preprocess().mul()[size_t(variable)], 2);
+        total += areas[size_t(c)];
+      }
+      const double expected = errors.row<float>((lead - 1) / 2)[(lead - 1) % 2 * num_outputs + v];
+      EXPECT_NEAR(square / total / expected, 1, 1e-4) << "variable " << v << " lead " << lead;
+    }
+}
+
+// The long dataset shows what happens after the end of the short one; a forecast must neither see nor need it.
+TEST(Forecaster, KnowsItsForcingsBeyondTheEndOfTheDataset) {
+  const SmallDataset data = small_data(10);
+  const SmallWorld world(data);
+  ASSERT_TRUE(world.model.setup().constant[2]);  // orography
+  SmallDataset longer = small_data(20);
+  longer.variables[2].value = [&](int64_t t, int64_t c) { return t < 10 ? data.variables[2].value(t, c) : 5e3F; };
+  const DatasetReader reader = world.open("longer.zarr", longer);
+  const Fields expected = forecast(world.model, reader, world.date(9), 6);
+  EXPECT_TRUE(same_bytes(forecast(world.model, world.reader, world.date(9), 6), expected));
+}
+
+TEST(Forecaster, MissingForcingsNameVariableDateAndDataset) {
+  SmallDataset data = small_data(12, true);
+  data.missing = {6};
+  const SmallWorld world(data);
+  EXPECT_EQ(forecast(world.model, world.reader, world.date(11), 1).size(), 1U);  // one step needs no later forcing
+  BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, world.date(11), 2), invalid_argument,
+                      "needs dynamic on 2001-03-07T06:00:00, which " + world.reader.name() +
+                          " does not hold; it holds 2001-03-04T06:00:00 to 2001-03-07T00:00:00, step 6h");
+  BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, world.date(4), 4), invalid_argument,
+                      "needs dynamic on 2001-03-05T18:00:00, which " + world.reader.name() + " marks as missing");
+}
+
+TEST(Forecaster, StartsOutsideOfTheDatasetNameItsDates) {
+  SmallDataset data = small_data(12);
+  data.missing = {6};
+  const SmallWorld world(data, small_config(data, 2));
+  const std::string holds = "; it holds 2001-03-04T06:00:00 to 2001-03-07T00:00:00, step 6h";
+  const auto expect_error = [&](const std::string& start, const std::string& text) {
+    BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, parse_date(start), 1), invalid_argument, text);
+  };
+  expect_error("1999-01-01",
+               "needs insolation on 1998-12-31T18:00:00, which " + world.reader.name() + " does not hold" + holds);
+  expect_error("2001-03-08", "does not hold" + holds);
+  expect_error("2001-03-05T03", "needs insolation on 2001-03-04T21:00:00");  // between two dates
+  expect_error("2001-03-04T06", "needs insolation on 2001-03-04T00:00:00");  // the first: no state before it
+  expect_error("2001-03-06T00", "2001-03-05T18:00:00");                      // follows the missing one
+  EXPECT_NO_THROW(forecast(world.model, world.reader, parse_date("2001-03-04T12"), 1));
+  BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, world.date(3), 0), invalid_argument, "at least one step");
+}
+
+TEST(Forecaster, PeakOfTheArenaIsThePlannedOneToTheByte) {
+  const SmallDataset data = small_data(12);
+  for (const auto& [num_inputs, num_outputs] : {std::pair{1, 1}, {2, 1}, {2, 2}})
+    for (const int64_t chunks : {1, 3}) {
+      RunConfig config = small_config(data, num_inputs, num_outputs);
+      config.model.encoder.num_chunks = config.model.decoder.num_chunks = chunks;
+      const SmallWorld world(data, config);
+      Forecaster forecaster(world.model, world.reader);
+      forecast(forecaster, world.date(4), 5);
+      EXPECT_EQ(forecaster.arena_peak_bytes(), Forecaster::plan(world.model, Device::cpu()).bytes)
+          << num_inputs << " input steps, " << num_outputs << " output steps, " << chunks << " chunks";
+    }
+}
+
+TEST(Forecaster, IsBitwiseReproducible) {
+  const SmallDataset data = small_data(12, true);
+  const SmallWorld world(data, small_config(data, 2, 2));
+  Forecaster forecaster(world.model, world.reader);
+  const Fields first = forecast(forecaster, world.date(4), 5);
+  ASSERT_EQ(first.size(), 5U);
+  EXPECT_FALSE(same_bytes(forecast(forecaster, world.date(6), 5), first));
+  EXPECT_TRUE(same_bytes(forecast(forecaster, world.date(4), 5), first));  // nothing is left of the run between
+  EXPECT_TRUE(same_bytes(forecast(world.model, world.reader, world.date(4), 5), first));
+  const Fields shorter = forecast(world.model, world.reader, world.date(4), 3);  // ends inside of a step
+  EXPECT_TRUE(same_bytes(shorter, {first.begin(), first.begin() + 3}));
+}
+
+TEST(Forecaster, ImputedCellsAreMissingInEveryForecast) {
+  SmallDataset data = small_data(12);
+  data.allow_nans = true;
+  const auto value = data.variables[4].value;
+  const auto is_land = [](int64_t c) { return c % 5 == 0; };
+  data.variables[4].value = [=](int64_t t, int64_t c) { return is_land(c) ? std::nanf("") : value(t, c); };
+  RunConfig config = small_config(data, 1, 2);
+  config.data.preprocess.imputer.mean = {"b"};
+  const SmallWorld world(data, config);
+  const std::vector<std::string> outputs = world.model.variables().output_names();
+  for (const auto& fields : forecast(world.model, world.reader, world.date(5), 3))
+    for (size_t i = 0; i < fields.size(); ++i) {
+      const std::string& name = outputs[i / size_t(data.num_cells())];
+      EXPECT_EQ(std::isnan(fields[i]), name == "b" && is_land(int64_t(i) % data.num_cells())) << name << " " << i;
+    }
+}
+
+TEST(Forecaster, NanThatIsNotImputedNamesVariableAndDate) {
+  SmallDataset data = small_data(12);
+  data.allow_nans = true;
+  const auto value = data.variables[4].value;
+  data.variables[4].value = [=](int64_t t, int64_t c) { return t == 7 && c == 9 ? std::nanf("") : value(t, c); };
+  const SmallWorld world(data);
+  EXPECT_NO_THROW(forecast(world.model, world.reader, world.date(6), 4));  // the truth of later dates is not read
+  BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, world.date(7), 1), corrupt_data, "b");
+  BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, world.date(7), 1), corrupt_data, "2001-03-06T00:00:00");
+  BOREAS_EXPECT_ERROR(forecast(world.model, world.reader, world.date(7), 1), corrupt_data, "imputer");
+}
+
+TEST(Forecaster, FindsItsVariablesByName) {
+  const SmallDataset data = small_data(10);
+  const SmallWorld world(data);
+  const Fields expected = forecast(world.model, world.reader, world.date(4), 2);
+  const DatasetReader reordered =
+      DatasetReader::open({.path = world.folder / "data.zarr", .drop = {"insolation"}, .reorder = {"sort"}});
+  EXPECT_TRUE(same_bytes(forecast(world.model, reordered, world.date(4), 2), expected));  // computed instead of read
+  const DatasetReader lacking = DatasetReader::open({.path = world.folder / "data.zarr", .rename = {{"a", "aa"}}});
+  BOREAS_EXPECT_ERROR(Forecaster(world.model, lacking), invalid_argument, "there is no variable 'a'; near names: ");
+}
+
+TEST(Forecaster, RefusesDatasetsOfAnotherGridStepOrEnsemble) {
+  const SmallWorld world(small_data(10));
+  SmallDataset other = small_data(10);
+  other.num_rows = 5;
+  const DatasetReader smaller = world.open("smaller.zarr", other);
+  BOREAS_EXPECT_ERROR(Forecaster(world.model, smaller), config, "has 60 cells but the model was trained on 72");
+  other = small_data(10);
+  std::swap(other.num_rows, other.num_columns);
+  const DatasetReader turned = world.open("turned.zarr", other);
+  BOREAS_EXPECT_ERROR(Forecaster(world.model, turned), config, "another grid than the model was trained on: cell 0");
+  const DatasetReader slower = DatasetReader::open({.path = world.folder / "data.zarr", .frequency = "12h"});
+  BOREAS_EXPECT_ERROR(Forecaster(world.model, slower), config, "a step of 12h but the model makes steps of 6h");
+  other = small_data(10);
+  other.num_members = 2;
+  const DatasetReader ensemble = world.open("ensemble.zarr", other);
+  BOREAS_EXPECT_ERROR(Forecaster(world.model, ensemble), unsupported, "has 2 members");
+}
+
+}  // namespace
+}  // namespace boreas
