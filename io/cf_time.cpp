@@ -38,7 +38,7 @@ std::optional<Reference> parse_reference(std::string_view text) {
   const auto number = [&]() -> std::optional<double> {
     double value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
-    if (error != std::errc() || value < 0) return {};
+    if (error != std::errc() || !(value >= 0 && value < 1e6)) return {};
     text.remove_prefix(size_t(end - text.data()));
     return value;
   };
@@ -113,6 +113,9 @@ std::vector<int64_t> decode_cf_times(std::span<const double> values, std::string
       calendar != "proleptic_gregorian" &&
       (reference->year < 1582 ||
        (reference->year == 1582 && (reference->month < 10 || (reference->month == 10 && reference->day < 15))));
+  BOREAS_CHECK(reference->year <= 9999 && reference->month >= 1 && reference->month <= 12 && reference->day >= 1 &&
+                   reference->day <= 31,
+               corrupt_data, "{}: the units '{}' count from no date", where, units);
   const int64_t origin = julian ? julian_calendar_day(reference->year, reference->month, reference->day)
                                 : date_of({.year = reference->year, .month = reference->month, .day = reference->day});
   std::vector<int64_t> dates;

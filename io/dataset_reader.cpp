@@ -146,6 +146,14 @@ std::optional<TimeStep> read_frequency(const json& attributes) {
   return {};
 }
 
+// Dates that are no dates (not-a-time, millennia away) would overflow what follows.
+void check_dates(const std::vector<int64_t>& dates, const std::string& path) {
+  const int64_t first = date_of({.year = -9999}), last = date_of({.year = 9999});
+  for (size_t i = 0; i < dates.size(); ++i)
+    BOREAS_CHECK(dates[i] >= first && dates[i] <= last, corrupt_data,
+                 "{}: dates[{}] is {} seconds after 1970, which is no date", path, i, dates[i]);
+}
+
 TimeStep step_of_dates(const std::vector<int64_t>& dates, std::optional<TimeStep> frequency, const std::string& path) {
   if (dates.size() < 2) return frequency.value_or(TimeStep{});
   if (const auto step = regular_step(dates)) return *step;
@@ -239,7 +247,9 @@ std::vector<bool> find_constant(const Source& source, const json& attributes, co
 Plan open_source(const std::string& path, const std::shared_ptr<ThreadPool>& pool) {
   auto store = open_store(path);
   const json attributes = attributes_of(*store, path);
-  const std::string layout = attributes.value("layout", attributes.value("format", std::string("gridded")));
+  std::string layout;
+  for (const char* key : {"format", "layout"})
+    if (const json value = attributes.value(key, json()); value.is_string()) layout = value;
   BOREAS_CHECK(layout != "trajectories" && layout != "tabular", unsupported,
                "{}: datasets with the layout '{}' are not supported, only gridded ones", path, layout);
   std::vector<std::string> names = read_variable_names(attributes, path);
@@ -271,10 +281,16 @@ Plan open_source(const std::string& path, const std::shared_ptr<ThreadPool>& poo
   plan.dates = ZarrArray::open(store, "dates").read_seconds(*pool);
   BOREAS_CHECK(int64_t(plan.dates.size()) == shape[0], corrupt_data,
                "{}: array 'data' has {} dates but array 'dates' has {}", path, shape[0], plan.dates.size());
+  check_dates(plan.dates, path);
   plan.step = step_of_dates(plan.dates, read_frequency(attributes), path);
   plan.missing.assign(plan.dates.size(), false);
   for (const std::string& text : texts_of(attributes.value("missing_dates", json()))) {
-    const int64_t date = parse_date(text);
+    int64_t date = 0;
+    try {
+      date = parse_date(text);
+    } catch (const Error& error) {
+      BOREAS_FAIL(corrupt_data, "{}: attribute 'missing_dates': {}", path, error.what());
+    }
     const auto at = std::lower_bound(plan.dates.begin(), plan.dates.end(), date);
     if (at != plan.dates.end() && *at == date) plan.missing[size_t(at - plan.dates.begin())] = true;
   }

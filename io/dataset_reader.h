@@ -49,7 +49,7 @@ struct Statistics {
   std::vector<double> mean, stdev, minimum, maximum;
 };
 
-/// An open dataset. Opening validates everything (spec: dates regular, sizes agree) and compiles the configuration to a
+/// An open dataset. Opening checks everything (dates regular, sizes agree) and compiles the configuration to a
 /// flat plan: variable, dates -> source array, its variable, its dates. A read then decodes only the blocks of the rows
 /// and cells that it needs. Copies share the open files; const methods may be called from several threads.
 class DatasetReader {

@@ -228,6 +228,12 @@ TEST_F(CreateDataset, BadInputIsOneErrorAndLeavesNothing) {
     BOREAS_EXPECT_ERROR(create_dataset({.inputs = {folder / to}, .output = second}), corrupt_data, to);
   };
   damage("points_first.nc", "cut.nc");
+  damage("regular_ll.grib", "cut.grib");
+  // A file whose last message, 2t at the last date, is gone.
+  fs::copy_file(kFixtures + "regular_ll.grib", folder / "lacking.grib");
+  fs::resize_file(folder / "lacking.grib", fs::file_size(folder / "lacking.grib") / 12 * 11);
+  BOREAS_EXPECT_ERROR(create_dataset({.inputs = {folder / "lacking.grib"}, .output = second, .allow_nans = true}),
+                      corrupt_data, "no field of variable '2t' at 2020-02-29T12:00:00");
   EXPECT_FALSE(fs::exists(second));
   EXPECT_FALSE(fs::exists(folder / ".second.zarr.partial"));
 }
@@ -250,6 +256,8 @@ TEST(CfTime, DecodesUnitsAndCalendars) {
   BOREAS_EXPECT_ERROR(decode(0, "days since 2000-01-01", "noleap"), unsupported, "calendar 'noleap'");
   BOREAS_EXPECT_ERROR(decode(0, "months since 2000-01-01"), unsupported, "no fixed length");
   BOREAS_EXPECT_ERROR(decode(0, "fortnights since 2000-01-01"), corrupt_data, "hours since 1970-01-01");
+  BOREAS_EXPECT_ERROR(decode(0, "days since 99999999999999999999-01-01"), corrupt_data, "hours since 1970-01-01");
+  BOREAS_EXPECT_ERROR(decode(0, "days since 2000-13-01"), corrupt_data, "count from no date");
   BOREAS_EXPECT_ERROR(decode(0, "days since yesterday"), corrupt_data, "hours since 1970-01-01");
   BOREAS_EXPECT_ERROR(decode(1e30, "days since 2000-01-01"), corrupt_data, "is no date");
 }

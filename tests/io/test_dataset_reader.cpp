@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "io/dataset_writer.h"
 #include "io/forcings.h"
@@ -440,6 +441,16 @@ TEST_F(DatasetReaderTest, RefusesDatasetsThatContradictThemselves) {
            BOREAS_EXPECT_ERROR(reader.statistics(), config, message);
          });
   BOREAS_EXPECT_ERROR(DatasetReader::open({.path = folder / "absent.zarr"}), io, "absent.zarr");
+}
+
+TEST_F(DatasetReaderTest, ServesSeveralThreads) {
+  const auto reader = DatasetReader::open({.path = make("a.zarr", {"a", "b", "c"}, "2020-01-01", 12)});
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < 4; ++t)
+    threads.emplace_back([&reader, t] {
+      for (int64_t d = t; d < 12; d += 2) expect_fields(reader, d, reader.variables(), {t * 5, kCells - t});
+    });
+  for (auto& thread : threads) thread.join();
 }
 
 TEST_F(DatasetReaderTest, DamagedAndAbsentChunksAreErrors) {
