@@ -1,5 +1,6 @@
 #include "models/mapper.h"
 
+#include "kernels/core/partition.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/gather_rows/gather_rows.h"
 
@@ -49,21 +50,31 @@ int64_t Mapper::num_items(const Inputs& in) const {
   return items;
 }
 
-Mapper::Sources Mapper::project_sources(Context& ctx, const Tensor& x_src, Keep keep) const {
-  const DType dtype = x_src.dtype();
-  const bool kept = keep == Keep::saved;
-  Sources sources;
-  sources.keys_values = ctx.alloc(keep, dtype, {x_src.rows(), 2 * shape_.attention_channels});
-  const Tensor raw_k = first_half(sources.keys_values);
-  sources.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
-  const Scope scope(ctx);
-  Tensor x = x_src;
+Range Mapper::source_block(int64_t i) const {
+  return Partition::balanced(graph_.whole.num_src(), graph_.num_chunks())[i];
+}
+
+Mapper::SourceBlock Mapper::project_block(Context& ctx, const Tensor& x_src, const Tensor& keys_values,
+                                          Keep keep) const {
+  SourceBlock block{.x = x_src, .projection = {}};
   if (embed_src_) {
-    x = ctx.alloc(keep, dtype, {x_src.rows(), shape_.num_channels});
-    embed_src_->forward(ctx, x_src, x);
+    block.x = ctx.alloc(keep, x_src.dtype(), {x_src.rows(), shape_.num_channels});
+    embed_src_->forward(ctx, x_src, block.x);
   }
-  src_projection_.forward(ctx, {.x = x}, {.y = sources.keys_values}, kept ? &sources.projection : nullptr);
-  if (kept) sources.x = x;
+  src_projection_.forward(ctx, {.x = block.x}, {.y = keys_values}, keep == Keep::saved ? &block.projection : nullptr);
+  return block;
+}
+
+Mapper::Sources Mapper::project_sources(Context& ctx, const Tensor& x_src, Keep keep) const {
+  Sources sources;
+  sources.keys_values = ctx.alloc(keep, x_src.dtype(), {x_src.rows(), 2 * shape_.attention_channels});
+  sources.k_stats = k_norm_.alloc_stats(ctx, keep, first_half(sources.keys_values));
+  for (int64_t i = 0; i < graph_.num_chunks(); ++i) {
+    const Scope scope(ctx);
+    const Range rows = source_block(i);
+    const SourceBlock block = project_block(ctx, x_src.slice(rows), sources.keys_values.slice(rows), keep);
+    if (keep == Keep::saved) sources.blocks.push_back(block);
+  }
   return sources;
 }
 
@@ -81,16 +92,24 @@ Mapper::Destinations Mapper::project_destinations(Context& ctx, const Tensor& x_
 
 void Mapper::backward_sources(Context& ctx, const Tensor& x_src, const Sources& sources, const Tensor& d_keys_values,
                               const Tensor& d_x_src) const {
-  const Scope scope(ctx);
   k_norm_.backward(ctx, first_half(sources.keys_values), sources.k_stats, first_half(d_keys_values));
-  if (!embed_src_) {
-    src_projection_.backward(ctx, {.x = x_src}, sources.projection, {.y = d_keys_values}, {.x = d_x_src});
-    return;
+  for (int64_t i = graph_.num_chunks(); i-- > 0;) {
+    const Scope scope(ctx);
+    const Arena::Mark begin = ctx.arena().mark(Keep::saved);
+    const Range rows = source_block(i);
+    const bool again = sources.blocks.empty();
+    const SourceBlock block =
+        again ? project_block(ctx, x_src.slice(rows), {}, Keep::saved) : sources.blocks[size_t(i)];
+    const Tensor d_x_rows = d_x_src ? d_x_src.slice(rows) : Tensor();
+    const Tensor d_x =
+        embed_src_ ? ctx.alloc(Keep::scratch, x_src.dtype(), {rows.size(), shape_.num_channels}) : d_x_rows;
+    src_projection_.backward(ctx, {.x = block.x}, block.projection, {.y = d_keys_values.slice(rows)}, {.x = d_x});
+    if (embed_src_) {
+      embed_src_->backward_parameters(ctx, x_src.slice(rows), d_x);
+      if (d_x_rows) embed_src_->backward_input(ctx, d_x, d_x_rows);
+    }
+    if (again) ctx.arena().rewind(Keep::saved, begin);
   }
-  const Tensor d_x = ctx.alloc(Keep::scratch, x_src.dtype(), {x_src.rows(), shape_.num_channels});
-  src_projection_.backward(ctx, {.x = sources.x}, sources.projection, {.y = d_keys_values}, {.x = d_x});
-  embed_src_->backward_parameters(ctx, x_src, d_x);
-  if (d_x_src) embed_src_->backward_input(ctx, d_x, d_x_src);
 }
 
 void Mapper::backward_destinations(Context& ctx, const Tensor& x_dst, const Destinations& destinations,
@@ -280,10 +299,10 @@ void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const 
       const Scope item_scope(ctx);
       const Range src{i * num_src, (i + 1) * num_src}, dst{i * num_dst, (i + 1) * num_dst};
       ItemSaved again;
-      if (options_.recompute) {
-        again.begin = ctx.arena().mark(Keep::saved);
-        again.sources = project_sources(ctx, in.x_src.slice(src), Keep::saved);
-      }
+      if (options_.recompute)
+        again = {.begin = ctx.arena().mark(Keep::saved),
+                 .sources = project_sources(ctx, in.x_src.slice(src), Keep::scratch),
+                 .chunks = {}};
       const ItemSaved& item_saved = options_.recompute ? again : saved.items[size_t(i)];
       const Sources& sources = item_saved.sources;
       const Tensor d_keys_values = ctx.alloc(Keep::scratch, dtype, {num_src, 2 * shape_.attention_channels});

@@ -50,10 +50,13 @@ class Mapper {
     Tensor x_dst;
   };
 
-  struct Sources {
+  struct SourceBlock {
     Tensor x;  // s
     NormedLinear::Saved projection;
+  };
+  struct Sources {
     Tensor keys_values, k_stats;
+    std::vector<SourceBlock> blocks;  // empty: to be computed again
   };
   struct Destinations {
     Tensor x;  // d
@@ -104,6 +107,9 @@ class Mapper {
   };
 
   int64_t num_items(const Inputs& in) const;
+  Range source_block(int64_t i) const;
+  /// `keys_values` may be empty: not wanted.
+  SourceBlock project_block(Context& ctx, const Tensor& x_src, const Tensor& keys_values, Keep keep) const;
   Sources project_sources(Context& ctx, const Tensor& x_src, Keep keep) const;
   Destinations project_destinations(Context& ctx, const Tensor& x_dst, Keep keep) const;
   void backward_sources(Context& ctx, const Tensor& x_src, const Sources& sources, const Tensor& d_keys_values,
