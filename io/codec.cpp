@@ -182,9 +182,10 @@ Bytes encode(const Codec& codec, std::span<const std::byte> in, int64_t item_siz
     case Codec::Kind::gzip:
       return encode_zlib(codec, in);
     case Codec::Kind::crc32c: {
-      Bytes out(in.size() + 4);
-      std::copy(in.begin(), in.end(), out.begin());
-      store(out.data() + in.size(), crc32c(in));
+      Bytes out(in.begin(), in.end());
+      const uint32_t checksum = crc32c(in);
+      const auto bytes = std::as_bytes(std::span(&checksum, 1));
+      out.insert(out.end(), bytes.begin(), bytes.end());
       return out;
     }
   }

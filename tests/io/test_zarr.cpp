@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -253,6 +256,62 @@ TEST(Zarr, WritesAndReadsEveryCodecAndChunkGrid) {
       for (int k = 0; k < 5; ++k) expect_box(ZarrArray::open(store, "a"), random_box(array.shape(), random));
     }
   }
+}
+
+// The bytes of an item, in the machine's order.
+std::array<std::byte, 8> fixture_item(int64_t i, const ZarrDType& dtype) {
+  std::array<std::byte, 8> item{};
+  const auto put = [&](auto value) { std::memcpy(item.data(), &value, sizeof value); };
+  if (dtype.kind == 'M' || dtype.kind == 'm') {
+    put(fixture_ticks(i, dtype.unit));
+  } else if (dtype.kind == 'f') {
+    dtype.size == 4 ? put(float(fixture_value(i, dtype))) : put(fixture_value(i, dtype));
+  } else {
+    put(int64_t(fixture_value(i, dtype)));  // little-endian: the first bytes are the narrower integer
+  }
+  return item;
+}
+
+// With BOREAS_ZARR_SAMPLE set to a folder the arrays stay there, for tools/check_zarr_interop.py.
+TEST(Zarr, WritesAndReadsEveryDataType) {
+  const char* sample = std::getenv("BOREAS_ZARR_SAMPLE");
+  const std::string path = sample ? sample : testing::TempDir() + "/boreas_zarr_types";
+  std::filesystem::remove_all(path);
+  const auto store = create_directory_store(path);
+  create_group(*store, "");
+  const auto write = [&](const std::string& name, ZarrSpec spec) {
+    for (size_t d = 0; d < spec.shape.size(); ++d) spec.dimension_names.push_back(fmt::format("{}_{}", name, d));
+    ZarrArray array = ZarrArray::create(store, name, spec);
+    const ZarrDType& dtype = array.dtype();
+    Bytes bytes(size_t(array.num_elements() * dtype.size));
+    for (int64_t i = 0; i < array.num_elements(); ++i) {
+      std::memcpy(bytes.data() + i * dtype.size, fixture_item(i, dtype).data(), size_t(dtype.size));
+    }
+    array.write(array.whole(), bytes.data(), pool());
+    expect_fixture_values(ZarrArray::open(store, name), array.whole());
+  };
+  for (const std::string dtype : {"<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1", "<M8[s]",
+                                  "<M8[ms]", "<M8[us]", "<M8[ns]", "<M8[h]", "<M8[25s]", "<m8[s]", "<m8[h]"}) {
+    std::string name = "dtype_" + dtype.substr(1);
+    std::replace(name.begin(), name.end(), '[', '_');
+    std::erase(name, ']');
+    write(name, {.shape = {4, 70}, .chunks = {3, 40}, .dtype = dtype, .fill_value = 0});
+  }
+  const std::vector<Codec> codecs = {{.kind = Codec::Kind::none},
+                                     {.kind = Codec::Kind::zstd, .level = 3},
+                                     {.kind = Codec::Kind::zlib, .level = 6},
+                                     {.kind = Codec::Kind::gzip, .level = 1},
+                                     blosc("blosclz", Codec::Shuffle::byte),
+                                     blosc("lz4", Codec::Shuffle::none),
+                                     blosc("lz4hc", Codec::Shuffle::byte),
+                                     blosc("zlib", Codec::Shuffle::byte),
+                                     blosc("zstd", Codec::Shuffle::bit, 256)};
+  for (size_t k = 0; k < codecs.size(); ++k) {
+    write("codec_" + std::to_string(k), {.shape = {4, 70}, .chunks = {3, 40}, .compressor = codecs[k]});
+  }
+  write("rank_0", {.shape = {}, .chunks = {}, .dtype = "<f8"});
+  write("rank_4", {.shape = {3, 5, 1, 50}, .chunks = {1, 5, 1, 13}, .fill_value = NAN});
+  if (!sample) std::filesystem::remove_all(path);
 }
 
 TEST(Zarr, WritesBoxesIntoTheirPlaces) {
