@@ -76,7 +76,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:110
 h1{font-size:1.6rem;margin:0 0 .3rem}h2{font-size:1.15rem;margin:2rem 0 .6rem;border-bottom:1px solid #ddd;padding-bottom:.2rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #eee}
 th{font-weight:600;background:#f6f6f6}td:first-child,th:first-child{text-align:left}.best{font-weight:700;color:#00694c}
-.facts td:last-child{text-align:left}.row{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;flex:1 1 320px;min-width:0}
+.facts td:last-child{text-align:left}.row{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;flex:1 1 320px;min-width:0;max-width:540px}
 figcaption{font-size:.85rem;color:#555}img,svg{max-width:100%;height:auto}pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
 p.note{color:#555;font-size:.9rem}
 )";
@@ -150,7 +150,7 @@ std::string line_chart(const std::string& title, const std::string& x_label, con
 }
 
 std::vector<Series> read_training_curve(const std::string& metrics_path) {
-  std::vector<Series> curve = {{"training", {}}, {"training, mean of 20", {}}, {"validation", {}}};
+  std::vector<Series> curve = {{"training (mean of 20 updates)", {}}, {"validation", {}}};
   if (!std::filesystem::exists(metrics_path)) return {};
   std::istringstream lines(read_text_file(metrics_path));
   double window = 0;
@@ -159,13 +159,11 @@ std::vector<Series> read_training_curve(const std::string& metrics_path) {
     const nlohmann::json record = nlohmann::json::parse(line, nullptr, false);
     if (record.is_discarded() || !record.contains("step")) continue;  // the line that an interruption cut
     const double step = record["step"];
-    if (record.contains("validation")) {
-      curve[2].points.emplace_back(step, record["validation"].value("loss", NAN));
+    if (record.contains("validation_loss")) {
+      if (record["validation_loss"].is_number()) curve[1].points.emplace_back(step, double(record["validation_loss"]));
     } else if (record.contains("loss") && record["loss"].is_number()) {
-      const double loss = record["loss"];
-      curve[0].points.emplace_back(step, loss);
-      window += loss;
-      if (++count % 20 == 0) curve[1].points.emplace_back(step - 9.5, std::exchange(window, 0) / 20);
+      window += double(record["loss"]);
+      if (++count % 20 == 0) curve[0].points.emplace_back(step - 9.5, std::exchange(window, 0) / 20);
     }
   }
   return curve;
