@@ -5,6 +5,7 @@
 #include <set>
 #include <type_traits>
 
+#include "kernels/core/near_names.h"
 #include "kernels/core/op.h"
 #include "kernels/core/partition.h"
 #include "kernels/core/rng.h"
@@ -338,6 +339,16 @@ TEST(Support, RelativeErrorIsStrict) {
   EXPECT_TRUE(std::isinf(relative_error(a, std::vector<double>{0, 0})));
   EXPECT_DOUBLE_EQ(relative_error(a, std::vector<double>{0, 0}, 50), 0.1);
   EXPECT_TRUE(std::isinf(relative_error(a, std::vector<double>{3})));
+}
+
+TEST(NearNames, ListsTheClosestFirst) {
+  const std::vector<std::string> known = {"train", "plan", "forecast", "u_500", "u_50", "v_500"};
+  EXPECT_EQ(near_names("trian", known), "; near names: train");  // swapped neighbours are one slip
+  EXPECT_EQ(near_names("PLAN", known), "; near names: plan");
+  EXPECT_EQ(near_names("forcats", known), "; near names: forecast");
+  EXPECT_EQ(near_names("u_500", known), "; near names: u_500, u_50, v_500");
+  EXPECT_EQ(near_names("temperature", known), "");
+  EXPECT_EQ(near_names("", {}), "");
 }
 
 TEST(Support, RandomEdgesHaveIsolatedNodes) {
