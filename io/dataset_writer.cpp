@@ -507,6 +507,10 @@ void rechunk_dataset(const std::string& input, const std::string& output, const 
       if (!reader.missing(d)) {
         ReadStats stats;
         data.read(box, bytes.data(), *pool, &stats);
+        if (stats.chunks_missing > 0) {  // the reader knows whether they may be absent, and throws if not
+          std::vector<float> fields(size_t(shape[1] * shape[2] * shape[3]));
+          reader.read(d, {0, shape[3]}, fields.data());
+        }
         if (stats.chunks_read > 0) copy.write(box, bytes.data(), *pool);
       }
       if (progress) progress(d + 1, shape[0]);
