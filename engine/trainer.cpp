@@ -133,17 +133,19 @@ void Trainer::resume_or_begin(const TrainOptions& options) {
   if (latest) {
     state_ = load_checkpoint(*latest, step_.model(), step_.optimizer());
     last_checkpoint_ = *latest;
-    const int64_t samples = pipeline_->num_samples(state_.rollout);
-    BOREAS_CHECK(samples == state_.num_samples, config,
-                 "{} does not fit this run: an epoch had {} samples at rollout {} and has {} now. Use the dates of the "
-                 "config in the checkpoint, or start a new run in another output folder",
-                 *latest, state_.num_samples, state_.rollout, samples);
   } else {
     if (!options.initial_weights.empty()) load_weights(options.initial_weights, step_.model());
     step_.optimizer().reset_average();
+  }
+  if (state_.step == 0) {  // new, or imported weights, which know no samples
     state_.rollout = rollout_of_epoch(training().rollout, 0);
     state_.num_samples = pipeline_->num_samples(state_.rollout);
   }
+  const int64_t samples = pipeline_->num_samples(state_.rollout);
+  BOREAS_CHECK(samples == state_.num_samples, config,
+               "{} does not fit this run: an epoch had {} samples at rollout {} and has {} now. Use the dates of the "
+               "config in the checkpoint, or start a new run in another output folder",
+               last_checkpoint_, state_.num_samples, state_.rollout, samples);
   write_text_file((fs::path(output) / "config.yaml").string(), resolved_config(setup_.config));
   metrics_.emplace((fs::path(output) / "metrics.jsonl").string(), state_.metrics_bytes);
   timing_.emplace((fs::path(output) / "timing.jsonl").string(), state_.timing_bytes);
