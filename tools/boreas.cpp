@@ -4,7 +4,10 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
+#include <filesystem>
 #include <memory>
+#include <new>
 
 #include "engine/checkpoint.h"
 #include "engine/commands.h"
@@ -12,6 +15,7 @@
 #include "engine/progress.h"
 #include "engine/trainer.h"
 #include "io/dataset_writer.h"
+#include "kernels/core/near_names.h"
 
 namespace boreas {
 namespace {
@@ -195,13 +199,28 @@ void add_run_commands(CLI::App& app) {
       [=] { fmt::print("{}", arguments->path.empty() ? config_reference() : resolved_config(arguments->load())); });
 }
 
+/// What is wrong with the arguments, on one line.
+std::string explain(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  std::string name = app.get_name();
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands().front();
+    name += " " + command->get_name();
+  }
+  std::string problem = error.what();
+  std::vector<std::string> known;
+  for (const CLI::App* const subcommand : command->get_subcommands({})) known.push_back(subcommand->get_name());
+  if (const auto rest = command->remaining(); !known.empty() && !rest.empty())
+    problem = fmt::format("there is no command '{}'{}", rest[0], near_names(rest[0], known));
+  return fmt::format("{}; see {} --help", problem, name);
+}
+
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
   CLI::App app("boreas: an engine for data-driven weather models", "boreas");
   app.set_version_flag("--version", "boreas " BOREAS_VERSION);
   app.require_subcommand(1);
-  app.failure_message(CLI::FailureMessage::simple);
   bool verbose = false;
   app.add_flag("-v,--verbose", verbose, "say where errors come from, and log details");
   spdlog::set_default_logger(spdlog::stderr_logger_mt("boreas"));
@@ -213,11 +232,19 @@ int run_command_line(int argc, char** argv) {
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUserError;
+    if (error.get_exit_code() == 0) return app.exit(error);  // prints help or version
+    fmt::print(stderr, "boreas: {}\n", explain(app, error));
+    return kUserError;
   } catch (const Error& error) {
     fmt::print(stderr, "boreas: {}\n", error.what());
     if (verbose) fmt::print(stderr, "({} at {})\n", to_string(error.code()), error.origin());
     return error.code() == ErrorCode::internal ? kInternalError : kUserError;
+  } catch (const std::filesystem::filesystem_error& error) {
+    fmt::print(stderr, "boreas: {}: {}\n", error.path1().string(), error.code().message());
+    return kUserError;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "boreas: out of memory; `boreas plan` says how much a run needs\n");
+    return kUserError;
   } catch (const std::exception& error) {
     fmt::print(stderr, "boreas: unexpected failure: {}\nThis is a defect of boreas; please report it.\n", error.what());
     return kInternalError;
@@ -226,4 +253,7 @@ int run_command_line(int argc, char** argv) {
 
 }  // namespace boreas
 
-int main(int argc, char** argv) { return boreas::run_command_line(argc, argv); }
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows over the limit is then a failed write, as on a full disk
+  return boreas::run_command_line(argc, argv);
+}

@@ -1,0 +1,579 @@
+// The program itself, run as a user runs it: the whole way from a NetCDF file to scores, and every kind of bad input,
+// which must give exit status 2, one clear error, and leave nothing half-written.
+#include <fcntl.h>
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "engine/text_file.h"
+#include "tests/engine/small_dataset.h"
+#include "tests/support/temporary_folder.h"
+
+namespace boreas {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using test::noise;
+using test::SmallDataset;
+
+struct Outcome {
+  int status = -1;  // exit status, or -signal
+  std::string out, err;
+};
+
+// Starts `shell_command` in `folder`, with its output in files there.
+pid_t start(const fs::path& folder, const std::string& shell_command) {
+  const std::string text =
+      fmt::format("cd '{}' && export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive && {}", folder.string(), shell_command);
+  const char* const arguments[] = {"/bin/sh", "-c", text.c_str(), nullptr};
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  const std::string out = (folder / "out.txt").string(), err = (folder / "err.txt").string();
+  posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&files, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&files, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  pid_t pid = 0;
+  const int error = posix_spawn(&pid, "/bin/sh", &files, nullptr, const_cast<char**>(arguments), environ);
+  posix_spawn_file_actions_destroy(&files);
+  if (error != 0) throw std::runtime_error(std::string("posix_spawn: ") + std::strerror(error));
+  return pid;
+}
+
+Outcome finish(const fs::path& folder, pid_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read_text_file((folder / "out.txt").string()),
+          read_text_file((folder / "err.txt").string())};
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+// Everything below a folder but the captured output, and its size: what a failed command must not have changed.
+std::map<std::string, uintmax_t> files_below(const fs::path& folder) {
+  std::map<std::string, uintmax_t> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file() && entry.path().filename() != "out.txt" && entry.path().filename() != "err.txt")
+      files[fs::relative(entry.path(), folder).string()] = entry.file_size();
+  return files;
+}
+
+class CommandLine : public testing::Test {
+ protected:
+  test::TemporaryFolder folder;
+
+  Outcome run(const std::string& arguments, const std::string& before = "") const {
+    return finish(folder.path(), start(folder.path(), before + "exec " BOREAS_CLI " " + arguments));
+  }
+
+  Outcome succeed(const std::string& arguments) const {
+    Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.status, 0) << "boreas " << arguments << "\n" << outcome.err;
+    return outcome;
+  }
+
+  // One error that contains all `texts`, and nothing half-written. Returns it.
+  std::string fail(const std::string& arguments, const std::vector<std::string>& texts,
+                   const std::string& before = "") const {
+    SCOPED_TRACE("boreas " + arguments);
+    const Outcome outcome = run(arguments, before);
+    EXPECT_EQ(outcome.status, 2) << outcome.err;
+    const size_t at = outcome.err.rfind("boreas: ");
+    const auto lines = lines_of(outcome.err);
+    EXPECT_EQ(std::count_if(lines.begin(), lines.end(), [](auto& line) { return line.starts_with("boreas: "); }), 1)
+        << outcome.err;
+    const std::string message = at == std::string::npos ? outcome.err : outcome.err.substr(at);
+    for (const std::string& text : texts)
+      EXPECT_NE(message.find(text), std::string::npos) << message << "lacks " << text;
+    for (const char* ugly : {"unexpected failure", "terminate called", "HDF5-DIAG", "broken invariant"})
+      EXPECT_EQ(outcome.err.find(ugly), std::string::npos) << outcome.err;
+    for (const auto& [name, size] : files_below(folder.path()))
+      EXPECT_EQ(name.find(".partial"), std::string::npos) << name << " was left behind";
+    return message;
+  }
+
+  void write(const std::string& name, const std::string& text) const { write_text_file(folder / name, text); }
+
+  // 24 dates, six-hourly: a forcing, two prognostic variables.
+  static SmallDataset data() {
+    SmallDataset data;
+    data.dates = test::dates_from("2001-03-01", {6 * 3600, 0}, 24);
+    const auto wave = [](int64_t v) {
+      return [v](int64_t t, int64_t c) {
+        return float(10 * v + 3 * std::sin(0.5 * double(c % 12) - 0.3 * double(t))) + 0.2F * noise(v, t, c);
+      };
+    };
+    data.variables = {{"insolation", "1", {}}, {"u", "m s-1", wave(1)}, {"v", "m s-1", wave(2)}};
+    return data;
+  }
+
+  // A configuration on data.zarr; the output folder is `run`.
+  void write_config(const std::string& name = "config.yaml") const {
+    write(name, R"(
+output: run
+device: cpu
+data:
+  dataset: {path: data.zarr}
+  training: {end: 2001-03-04}
+  forcing: [insolation]
+  normaliser: {none: [insolation]}
+graph:
+  hidden: {level: 1}
+  encoder: {cutoff_factor: 1.2}
+model:
+  num_channels: 16
+  num_heads: 2
+  mlp_ratio: 2
+  trainable: {data: 2, hidden: 2, encoder: 1, processor: 1, decoder: 1}
+  processor: {num_layers: 1}
+training:
+  max_steps: 4
+  learning_rate: {warmup_steps: 2}
+forecast: {start: 2001-03-05, end: 2001-03-05, lead_steps: 3, formats: [zarr], output: winds}
+evaluation: {start: 2001-03-05, lead_steps: 2}
+)");
+  }
+
+  void write_inputs() const {
+    data().write(folder / "data.zarr");
+    write_config();
+  }
+
+  // Chunk of one date of the data array of a dataset.
+  std::string chunk(const std::string& dataset, int64_t date) const {
+    return folder / fmt::format("{}/data/{}.0.0.0", dataset, date);
+  }
+
+  void edit_json(const std::string& name, const std::function<void(json&)>& change) const {
+    json document = json::parse(read_text_file(folder / name));
+    change(document);
+    write(name, document.dump());
+  }
+};
+
+// A file in the classic NetCDF format, so that making it needs no library: all values big-endian, all dimensions fixed.
+class ClassicNetcdf {
+ public:
+  struct Variable {
+    std::string name, units;
+    std::vector<int> dimensions;
+    bool is_double = false;
+    std::vector<double> values;
+  };
+
+  static std::string make(const std::vector<std::pair<std::string, int>>& dimensions,
+                          const std::vector<Variable>& variables) {
+    int64_t begin = int64_t(header(dimensions, variables, 0).size());
+    std::string file = header(dimensions, variables, begin);
+    for (const Variable& variable : variables)
+      for (const double value : variable.values)
+        variable.is_double ? number(file, std::bit_cast<uint64_t>(value))
+                           : number(file, std::bit_cast<uint32_t>(float(value)));
+    return file;
+  }
+
+ private:
+  template <class T>
+  static void number(std::string& out, T value) {
+    for (int shift = 8 * int(sizeof(T)) - 8; shift >= 0; shift -= 8) out.push_back(char(value >> shift));
+  }
+  static void text(std::string& out, const std::string& value) {
+    number(out, uint32_t(value.size()));
+    out += value;
+    out.resize((out.size() + 3) / 4 * 4, '\0');
+  }
+  static std::string header(const std::vector<std::pair<std::string, int>>& dimensions,
+                            const std::vector<Variable>& variables, int64_t begin) {
+    constexpr uint32_t kDimension = 10, kVariable = 11, kAttribute = 12, kChar = 2, kFloat = 5, kDouble = 6;
+    std::string out("CDF\1", 4);
+    number(out, uint32_t(0));
+    number(out, kDimension);
+    number(out, uint32_t(dimensions.size()));
+    for (const auto& [name, size] : dimensions) {
+      text(out, name);
+      number(out, uint32_t(size));
+    }
+    number(out, uint64_t(0));  // no global attributes
+    number(out, kVariable);
+    number(out, uint32_t(variables.size()));
+    for (const Variable& variable : variables) {
+      text(out, variable.name);
+      number(out, uint32_t(variable.dimensions.size()));
+      for (const int dimension : variable.dimensions) number(out, uint32_t(dimension));
+      number(out, kAttribute);
+      number(out, uint32_t(1));
+      text(out, "units");
+      number(out, kChar);
+      text(out, variable.units);
+      number(out, variable.is_double ? kDouble : kFloat);
+      const auto num_bytes = uint32_t(variable.values.size() * (variable.is_double ? 8 : 4));
+      number(out, num_bytes);
+      number(out, uint32_t(begin));
+      begin += num_bytes;
+    }
+    return out;
+  }
+};
+
+// --- commands
+// ---------------------------------------------------------------------------------------------------------
+
+TEST_F(CommandLine, EveryCommandExplainsItself) {
+  const std::string overview = succeed("--help").out;
+  for (const std::string command :
+       {"dataset", "graph", "plan", "train", "forecast", "evaluate", "import", "export", "config"}) {
+    EXPECT_NE(overview.find("\n  " + command), std::string::npos) << overview;
+    const std::string help = succeed(command + " --help").out;
+    EXPECT_NE(help.find("--help"), std::string::npos) << help;
+    EXPECT_NE(help.find("boreas " + command), std::string::npos) << help;
+  }
+  for (const std::string command : {"create", "inspect", "rechunk"})
+    EXPECT_NE(succeed("dataset " + command + " --help").out.find("boreas dataset " + command), std::string::npos);
+  EXPECT_TRUE(succeed("--version").out.starts_with("boreas "));
+  EXPECT_NE(succeed("config").out.find("`training.rollout.maximum`"), std::string::npos);
+}
+
+TEST_F(CommandLine, WrongArgumentsAreOneErrorEach) {
+  fail("", {"boreas: ", "--help"});
+  fail("trian config.yaml", {"'trian'", "near names: train"});
+  fail("dataset inspekt x", {"'inspekt'", "near names: inspect"});
+  fail("train", {"config"});
+  fail("plan config.yaml --sett a=b", {"--sett"});
+  fail("dataset create out.zarr --from absent.nc", {"absent.nc"});
+  fail("dataset create out.zarr --from /dev/null --rename u", {"--rename u", "OLD=NEW"});
+  fail("dataset inspect absent.zarr", {"absent.zarr"});
+  fail("export absent out.h5", {"absent: no such checkpoint or output folder"});
+  EXPECT_TRUE(files_below(folder.path()).empty());
+}
+
+TEST_F(CommandLine, TyposInAConfigNameTheNearestKey) {
+  write_config();
+  fail("plan absent.yaml", {"absent.yaml"});
+  write("typo.yaml", "output: run\ntraining:\n  rolout: {maximum: 2}\n");
+  fail("train typo.yaml", {"typo.yaml:3", "training.rolout", "near names: rollout"});
+  fail("train config.yaml --set modle.num_channels=8", {"--set modle.num_channels=8", "near names: model"});
+  fail("train config.yaml --set model.num_channels=many", {"model.num_channels", "many", "integer"});
+  fail("train config.yaml --set training.batch_size=0", {"training.batch_size is 0", "at least 1"});
+  fail("train config.yaml --set model.processor.kind=graph_transfomer", {"near names: graph_transformer"});
+  write("syntax.yaml", "data: [1, 2\ntraining: }");
+  fail("graph syntax.yaml", {"syntax.yaml:"});
+  EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
+TEST_F(CommandLine, FromANetcdfFileToScoresAndBack) {
+  // dataset create, inspect, rechunk
+  const SmallDataset source = data();
+  const int num_dates = int(source.dates.size());
+  std::vector<ClassicNetcdf::Variable> variables = {{"time", "hours since 2001-03-01", {0}, true, {}},
+                                                    {"lat", "degrees_north", {1}, true, {}},
+                                                    {"lon", "degrees_east", {2}, true, {}},
+                                                    {"UWND", "m s-1", {0, 1, 2}, false, {}},
+                                                    {"VWND", "m s-1", {0, 1, 2}, false, {}}};
+  for (int t = 0; t < num_dates; ++t) variables[0].values.push_back(6 * t);
+  for (int row = 0; row < 6; ++row) variables[1].values.push_back(source.latitude(12 * row));
+  for (int column = 0; column < 12; ++column) variables[2].values.push_back(source.longitude(column));
+  for (int v = 0; v < 2; ++v)
+    for (int t = 0; t < num_dates; ++t)
+      for (int c = 0; c < 72; ++c)
+        variables[size_t(3 + v)].values.push_back(source.variables[size_t(1 + v)].value(t, c));
+  write("winds.nc", ClassicNetcdf::make({{"time", num_dates}, {"lat", 6}, {"lon", 12}}, variables));
+  const Outcome created =
+      run("dataset create data.zarr --from winds.nc --rename UWND=u,VWND=v --forcings insolation "
+          "--statistics-end 2001-03-04");
+  if (created.status == 2 && created.err.find("NetCDF") != std::string::npos) GTEST_SKIP() << created.err;
+  ASSERT_EQ(created.status, 0) << created.err;
+  const std::string shown = succeed("dataset inspect data.zarr").out;
+  for (const char* text : {"u", "v", "insolation", "2001-03-01", "6h", "72"})
+    EXPECT_NE(shown.find(text), std::string::npos) << shown;
+  succeed("dataset rechunk data.zarr chunked.zarr --grid-chunks 4 --compressor zstd");
+  fail("dataset rechunk data.zarr chunked.zarr", {"chunked.zarr", "allow overwriting"});
+  fail("dataset create data.zarr --from winds.nc", {"data.zarr", "allow overwriting"});
+
+  // graph, plan, train
+  write_config();
+  const std::string graph = succeed("graph config.yaml").out;
+  EXPECT_NE(graph.find("72"), std::string::npos) << graph;
+  EXPECT_TRUE(fs::exists(folder / "run/graph.h5"));
+  const std::string plan = succeed("plan config.yaml").out;
+  for (const char* owner : {"parameters", "gradients", "optimizer", "saved", "scratch", "forecast"})
+    EXPECT_NE(plan.find(owner), std::string::npos) << plan;
+  const Outcome trained =
+      succeed("train config.yaml --set data.validation.start=2001-03-05 --set training.validation.every_steps=4");
+  EXPECT_NE(trained.out.find("wrote run/checkpoints/step_00000004.h5"), std::string::npos) << trained.out;
+  EXPECT_EQ(lines_of(read_text_file(folder / "run/metrics.jsonl")).size(), 5U);  // four updates, one validation
+  EXPECT_TRUE(fs::exists(folder / "run/checkpoints/best.h5"));
+  fail("train config.yaml", {"run already holds a training", "--resume"});
+
+  // forecast, evaluate
+  const std::string forecast = succeed("forecast config.yaml --set forecast.formats=[netcdf,zarr]").out;
+  EXPECT_EQ(forecast, "wrote run/winds.nc\nwrote run/winds.zarr\n");
+  EXPECT_TRUE(fs::exists(folder / "run/winds.nc"));
+  EXPECT_TRUE(fs::exists(folder / "run/winds.zarr/u/.zarray"));
+  const std::string table = succeed("evaluate config.yaml --set data.dataset.path=chunked.zarr").out;
+  EXPECT_NE(table.find("persistence"), std::string::npos) << table;
+  const json evaluation = json::parse(read_text_file(folder / "run/evaluation.json"));
+  ASSERT_EQ(evaluation["scores"].size(), 4U);  // two variables, two leads
+  for (const json& score : evaluation["scores"]) {
+    EXPECT_EQ(score["num_targets"], 8);
+    EXPECT_EQ(score["lead_hours"], 6.0 * score["lead_steps"].get<double>());
+    EXPECT_TRUE(std::isfinite(score["rmse"].get<double>()));
+  }
+  EXPECT_NE(read_text_file(folder / "run/report.html").find("<svg"), std::string::npos);
+  EXPECT_TRUE(fs::exists(folder / "run/maps"));
+
+  // export and import: the same weights make the same forecast
+  for (const std::string file : {"weights.h5", "weights.safetensors"}) {
+    EXPECT_EQ(succeed("export run " + file).out, "wrote " + file + "\n");
+    const std::string again = "again_" + file.substr(8);
+    const std::string imported = succeed("import config.yaml " + file + " --set output=" + again).out;
+    EXPECT_NE(imported.find("wrote " + again + "/checkpoints/step_00000000.h5"), std::string::npos) << imported;
+    EXPECT_EQ(imported.find("not used"), std::string::npos) << imported;
+    succeed("forecast config.yaml --set output=" + again);
+    for (const char* name : {"u", "v"})
+      for (const auto& entry : fs::directory_iterator(folder / ("run/winds.zarr/" + std::string(name))))
+        EXPECT_EQ(read_text_file(entry.path().string()),
+                  read_text_file(folder / (again + "/winds.zarr/" + name + "/" + entry.path().filename().string())));
+  }
+  // An imported model is a training of 0 updates, and goes on from there.
+  succeed("train config.yaml --resume --set output=again_h5");
+  EXPECT_TRUE(fs::exists(folder / "again_h5/checkpoints/step_00000004.h5"));
+}
+
+TEST_F(CommandLine, InterruptSavesAndResumeGoesOn) {
+  write_inputs();
+  const pid_t pid = start(folder.path(), "exec " BOREAS_CLI " train config.yaml --set training.max_steps=1000000");
+  const std::string metrics = folder / "run/metrics.jsonl";
+  for (int i = 0; i < 3000 && !(fs::exists(metrics) && fs::file_size(metrics) > 500); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ASSERT_EQ(kill(pid, SIGINT), 0);
+  const Outcome interrupted = finish(folder.path(), pid);
+  EXPECT_EQ(interrupted.status, 0) << interrupted.err;
+  EXPECT_NE(interrupted.err.find("stopped at step"), std::string::npos) << interrupted.err;
+  const auto lines = lines_of(read_text_file(metrics));
+  const int64_t steps = int64_t(lines.size());
+  EXPECT_GE(steps, 2);
+  const std::string checkpoint = fmt::format("run/checkpoints/step_{:08}.h5", steps);
+  EXPECT_EQ(interrupted.out, "wrote " + checkpoint + "\n");
+  EXPECT_TRUE(fs::exists(folder / checkpoint));
+
+  const Outcome resumed = succeed(fmt::format("train config.yaml --resume --set training.max_steps={}", steps + 3));
+  EXPECT_NE(resumed.err.find("resuming from " + checkpoint), std::string::npos) << resumed.err;
+  const auto all = lines_of(read_text_file(metrics));
+  ASSERT_EQ(int64_t(all.size()), steps + 3);
+  for (int64_t i = 0; i < steps + 3; ++i) EXPECT_EQ(json::parse(all[size_t(i)])["step"], i + 1);
+  EXPECT_TRUE(std::equal(lines.begin(), lines.end(), all.begin()));
+}
+
+// --- bad input
+// --------------------------------------------------------------------------------------------------------
+
+TEST_F(CommandLine, DamagedChunksNameArrayChunkAndFile) {
+  write_inputs();
+  const std::string whole = read_text_file(chunk("data.zarr", 5));
+  const auto expect_failures = [&](const std::vector<std::string>& texts) {
+    fail("train config.yaml", texts);
+    EXPECT_FALSE(fs::exists(folder / "run/checkpoints/step_00000004.h5"));
+    fail("dataset rechunk data.zarr other.zarr", texts);
+    EXPECT_FALSE(fs::exists(folder / "other.zarr"));
+  };
+  const std::vector<std::string> place = {"array 'data'", "chunk data/5.0.0.0", "in data.zarr/data/5.0.0.0"};
+  write("data.zarr/data/5.0.0.0", whole.substr(0, whole.size() / 2));
+  expect_failures(place);
+  std::string corrupted = whole;
+  for (size_t i = 4; i < 16; ++i) corrupted[i] = '\xff';  // the sizes in the header of the frame
+  write("data.zarr/data/5.0.0.0", corrupted);
+  expect_failures(place);
+  write("data.zarr/data/5.0.0.0", "");
+  expect_failures(place);
+  fs::remove(chunk("data.zarr", 5));
+  expect_failures({"5.0.0.0", "array 'data'", "data.zarr", "2001-03-02T06:00:00", "absent"});
+
+  // Where a forecast or an evaluation meets one.
+  write("data.zarr/data/5.0.0.0", whole);
+  succeed("train config.yaml");
+  write("data.zarr/data/16.0.0.0", read_text_file(chunk("data.zarr", 16)).substr(0, 20));
+  const auto before = files_below(folder.path());
+  fail("forecast config.yaml", {"array 'data'", "chunk data/16.0.0.0"});
+  fail("evaluate config.yaml", {"array 'data'", "chunk data/16.0.0.0"});
+  EXPECT_EQ(files_below(folder.path()), before);
+}
+
+TEST_F(CommandLine, WrongTypesAndShapesAreNamed) {
+  write_inputs();
+  const std::string array = "data.zarr/data/.zarray", original = read_text_file(folder / array);
+  const auto expect_failure = [&](const std::function<void(json&)>& change, const std::vector<std::string>& texts) {
+    edit_json(array, change);
+    fail("train config.yaml", texts);
+    fail("dataset inspect data.zarr", texts);
+    write(array, original);
+  };
+  expect_failure([](json& a) { a["dtype"] = "<i4", a["fill_value"] = 0; },
+                 {"array 'data' holds", "expected <f4 or <f8"});
+  expect_failure([](json& a) { a["dtype"] = "|O"; }, {"data", "|O"});
+  expect_failure(
+      [](json& a) {
+        a["shape"] = {24, 3, 72}, a["chunks"] = {1, 3, 72};
+      },
+      {"array 'data' has shape [24, 3, 72]", "expected 4 dimensions"});
+  expect_failure([](json& a) { a["shape"][1] = 4; }, {"array 'data' has 4 variables", "names 3"});
+  expect_failure([](json& a) { a["shape"][0] = 25; }, {"array 'data' has 25 dates", "24"});
+  expect_failure([](json& a) { a["shape"][3] = 71; }, {"array 'data' has 71 cells", "72 latitudes"});
+  edit_json(array, [](json& a) { a["dtype"] = "<f8"; });  // only the chunks, which are of <f4, show that it is wrong
+  fail("train config.yaml", {"array 'data'", "0.0.0", "the blosc header says 864 decoded bytes", "say 1728"});
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints/step_00000004.h5"));
+}
+
+// Nothing is allocated for what metadata claim: the program may use 2 GiB of addresses in all.
+TEST_F(CommandLine, HostileMetadataIsRefused) {
+  write_inputs();
+  const std::string array = "data.zarr/data/.zarray", original = read_text_file(folder / array);
+  const auto expect_failure = [&](const std::function<void(json&)>& change, const std::vector<std::string>& texts) {
+    edit_json(array, change);
+    fail("dataset inspect data.zarr", texts, "ulimit -v 2097152; ");
+    fail("train config.yaml", texts, "ulimit -v 2097152; ");
+    write(array, original);
+  };
+  expect_failure([](json& a) { a["shape"] = {1 << 30, 1 << 30, 1 << 30, 1 << 30}; }, {"data", "64 bits"});
+  expect_failure([](json& a) { a["shape"][3] = int64_t{1} << 40; }, {"data", "1099511627776"});
+  expect_failure([](json& a) { a["chunks"] = {1, -3, 1, 72}; }, {"data", "-3"});
+  expect_failure([](json& a) { a["chunks"] = {0, 3, 1, 72}; }, {"data", "chunks"});
+  expect_failure([](json& a) { a["chunks"] = {1, 3, 1, int64_t{1} << 50}; }, {"data"});
+  expect_failure([](json& a) { a["dimension_separator"] = "/../../"; }, {"data", "dimension_separator"});
+  // A link that leads out of the dataset.
+  write("secret", read_text_file(chunk("data.zarr", 5)));
+  fs::remove(chunk("data.zarr", 5));
+  fs::create_symlink(folder / "secret", chunk("data.zarr", 5));
+  fail("train config.yaml", {"5.0.0.0"});
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints/step_00000004.h5"));
+}
+
+TEST_F(CommandLine, AbsentVariablesListNearNames) {
+  write_inputs();
+  fail("train config.yaml --set data.forcing=[insolaton]", {"insolaton", "near names: insolation"});
+  fail("train config.yaml --set data.dataset.select=[u,vv]", {"select", "'vv'", "near names: ", "v"});
+  fail("train config.yaml --set data.normaliser.std=[w]", {"normaliser.std", "'w'"});
+  EXPECT_FALSE(fs::exists(folder / "run"));
+  succeed("train config.yaml");
+  const auto before = files_below(folder.path());
+  fail("forecast config.yaml --set forecast.variables=[uu]", {"forecast.variables", "'uu'", "near names: u"});
+  fail("forecast config.yaml --set data.dataset.drop=[v]", {"'v'"});
+  fail("evaluate config.yaml --set data.dataset.drop=[v]", {"'v'"});
+  EXPECT_EQ(files_below(folder.path()), before);
+}
+
+TEST_F(CommandLine, DatesOutsideOfTheDatasetNameItsRange) {
+  write_inputs();
+  const std::string first = "2001-03-01T00:00:00", last = "2001-03-06T18:00:00";
+  fail("train config.yaml --set data.training.start=2005 --set data.training.end=2006",
+       {"data.training", "2005", first, last});
+  fail("train config.yaml --set data.validation.start=1999-01 --set data.validation.end=1999-12",
+       {"data.validation", "1999-01", first, last});
+  fail("train config.yaml --set data.dataset.start=2010", {"2010", first, last});
+  fail("train config.yaml --set data.training.start=2001-02-31", {"2001-02-31"});
+  fail("train config.yaml --set training.batch_size=40", {"data.training", "samples", "40 are needed"});
+  fail("train config.yaml --set data.validation.start=2001-03-04", {"data.training and data.validation share"});
+  succeed("train config.yaml");
+  const auto before = files_below(folder.path());
+  fail("forecast config.yaml --set forecast.start=2005-01-01", {"forecast", "2005-01-01", first, last});
+  fail("forecast config.yaml --set forecast.start=2001-03-01 --set forecast.end=2001-03-01T00",
+       {"needs insolation on 2001-02-28T18:00:00", first, last});
+  fail("evaluate config.yaml --set evaluation.start=2005-01-01", {"evaluation", "2005-01-01", first, last});
+  fail("evaluate config.yaml --set evaluation.climatology_end=2001-03-05", {"overlap"});
+  EXPECT_EQ(files_below(folder.path()), before);
+}
+
+TEST_F(CommandLine, NanInTrainingDataNamesVariableDateAndImputer) {
+  SmallDataset holes = data();
+  holes.allow_nans = true;
+  const auto value = holes.variables[2].value;
+  holes.variables[2].value = [=](int64_t t, int64_t c) { return t == 6 && c == 3 ? std::nanf("") : value(t, c); };
+  holes.write(folder / "data.zarr");
+  write_config();
+  fail("train config.yaml", {"v", "2001-03-02T12:00:00", "NaN", "imputer"});
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints/step_00000004.h5"));
+  succeed("train config.yaml --resume --set data.imputer.mean=[v]");
+}
+
+TEST_F(CommandLine, ACheckpointThatDoesNotFitListsEachDifference) {
+  write_inputs();
+  succeed("train config.yaml");
+  const auto before = files_below(folder.path());
+  const std::string message = fail(
+      "train config.yaml --resume --set model.num_channels=24 --set data.num_input_steps=1 "
+      "--set data.dataset.drop=[v]",
+      {"run/checkpoints/step_00000004.h5 does not fit this run",
+       "model.num_channels: 16 in the checkpoint, 24 in "
+       "the config",
+       "data.num_input_steps: 2 in the checkpoint, 1 in the config",
+       "variable v: present in the checkpoint, absent in the config", "parameter "});
+  EXPECT_GT(lines_of(message).size(), 4U);
+  fail("train config.yaml --resume --set graph.decoder.num_nearest_neighbours=2", {"graph: hash "});
+  fail("train config.yaml --set output=other --set model.num_channels=24 --from run/checkpoints/step_00000004.h5",
+       {"step_00000004.h5 does not fit this run", "parameter "});
+  fail("forecast config.yaml --checkpoint run/graph.h5", {"run/graph.h5", "no boreas checkpoint"});
+  fail("forecast config.yaml --checkpoint config.yaml", {"config.yaml"});
+  fail("evaluate config.yaml --set output=nowhere", {"nowhere: no such checkpoint or output folder"});
+  fs::resize_file(folder / "run/checkpoints/step_00000004.h5", 5000);
+  fail("forecast config.yaml", {"step_00000004.h5"});
+  fail("train config.yaml --resume", {"step_00000004.h5"});
+  auto after = files_below(folder.path());
+  for (const auto& [name, size] : before)
+    if (!name.ends_with("step_00000004.h5")) {
+      EXPECT_EQ(after[name], size) << name;
+    }
+}
+
+// A limit on the size of files fails as a full disk does, in the middle of a write.
+TEST_F(CommandLine, AFullDiskIsOneErrorAndLeavesNothing) {
+  write_inputs();
+  const std::string limit = "ulimit -f 40; ";  // 512 bytes each
+  fail("graph config.yaml", {"run/graph.h5", "File too large"}, limit);
+  EXPECT_FALSE(fs::exists(folder / "run/graph.h5"));
+  succeed("train config.yaml");
+  const std::string saved = read_text_file(folder / "run/checkpoints/step_00000004.h5");
+  fail("train config.yaml --resume --set training.max_steps=8", {"step_00000008.h5", "File too large"}, limit);
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints/step_00000008.h5"));
+  EXPECT_EQ(read_text_file(folder / "run/checkpoints/step_00000004.h5"), saved);
+  const auto before = files_below(folder.path());
+  const std::string tiny = "ulimit -f 1; ";
+  fail("dataset rechunk data.zarr other.zarr", {"other.zarr", "File too large"}, tiny);
+  EXPECT_FALSE(fs::exists(folder / "other.zarr"));
+  fail("export run weights.h5", {"weights.h5", "File too large"}, tiny);
+  fail("export run weights.safetensors", {"weights.safetensors", "File too large"}, tiny);
+  fail("forecast config.yaml", {"run/.winds.zarr.partial", "File too large"}, tiny);
+  fail("forecast config.yaml --set forecast.formats=[netcdf]", {"run/winds.nc"}, tiny);
+  fail("evaluate config.yaml", {"run/", "File too large"}, tiny);
+  EXPECT_EQ(files_below(folder.path()), before);
+  succeed("train config.yaml --resume --set training.max_steps=8");
+}
+
+TEST_F(CommandLine, AnOutputFolderThatCannotBeIsAnError) {
+  write_inputs();
+  write("file", "in the way");
+  fail("graph config.yaml --set output=file/run", {"file/run"});
+  fail("train config.yaml --set output=file", {"file"});
+  EXPECT_EQ(read_text_file(folder / "file"), "in the way");
+  fail("export " + (folder / "config.yaml") + " file/weights.h5", {});
+}
+
+}  // namespace
+}  // namespace boreas
