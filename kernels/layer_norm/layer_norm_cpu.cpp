@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/cpu_loops.h"
@@ -7,16 +8,22 @@ namespace boreas {
 
 namespace {
 
-// One segment: mean, then variance about it, then the result. A segment stays in the first cache level.
+// One segment: a first mean, then mean and variance about it (a mean far from 0 loses nothing), then the result. A
+// segment stays in the first cache level.
 template <class T>
 void normalise_segment(const T* x, const T* gamma, const T* beta, int64_t width, T eps, T* y, T* stats) {
-  T sum = 0, squares = 0;
+  T sum = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t c = 0; c < width; ++c) sum += x[c];
-  const T mean = sum / T(width);
-#pragma omp simd reduction(+ : squares)
-  for (int64_t c = 0; c < width; ++c) squares += (x[c] - mean) * (x[c] - mean);
-  const T rstd = T(1) / std::sqrt(squares / T(width) + eps);
+  const T first = sum / T(width);
+#pragma omp simd reduction(+ : rest, squares)
+  for (int64_t c = 0; c < width; ++c) {
+    const T d = x[c] - first;
+    rest += d;
+    squares += d * d;
+  }
+  const T shift = rest / T(width), mean = first + shift;
+  const T rstd = T(1) / std::sqrt(std::max(squares / T(width) - shift * shift, T(0)) + eps);
   if (beta) {
 #pragma omp simd
     for (int64_t c = 0; c < width; ++c) y[c] = (x[c] - mean) * rstd * gamma[c] + beta[c];
