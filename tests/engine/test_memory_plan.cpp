@@ -1,0 +1,139 @@
+#include "engine/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/engine/tiny_run.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+using test::RandomWindow;
+using test::tiny_config;
+using test::tiny_setup;
+
+RunConfig with_memory_settings(Recompute recompute, int64_t chunks) {
+  RunConfig config = tiny_config();
+  config.model.recompute = recompute;
+  config.model.encoder.num_chunks = config.model.decoder.num_chunks = chunks;
+  config.training.rollout = {.start = 2, .epoch_increment = 0, .maximum = 2};
+  config.training.validation.rollout = 2;
+  config.training.ema_decay = 0.9;
+  return config;
+}
+
+TEST(MemoryPlan, TrainingPeakIsThePlannedOneToTheByte) {
+  for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step})
+    for (const int64_t chunks : {1, 2, 5}) {
+      const ModelSetup setup = tiny_setup(with_memory_settings(recompute, chunks));
+      const MemoryReport report = plan_memory(setup, Device::cpu());
+
+      TrainingStep step(setup, Device::cpu());
+      step.materialise();
+      // More room than planned, so that a plan that is too small shows as a difference.
+      Arena arena(Buffer::on(Device::cpu(), 2 * report.training_peak.bytes, "arena"));
+      Context ctx(Device::cpu(), arena);
+      const RandomWindow data(2, 4);
+      step.begin(ctx);
+      step.accumulate(ctx, data.window, 2);
+      step.apply(ctx, 1, 1e-3);
+      step.optimizer().with_average(ctx, [&] { step.validate(ctx, data.window, 2); });
+      EXPECT_EQ(arena.peak_bytes(), report.training_peak.bytes) << to_string(recompute) << ", " << chunks << " chunks";
+      EXPECT_EQ(arena.used_bytes(), 0);
+    }
+}
+
+TEST(MemoryPlan, ForecastPeakIsThePlannedOneToTheByte) {
+  for (const int64_t chunks : {1, 2, 5}) {
+    const ModelSetup setup = tiny_setup(with_memory_settings(Recompute::none, chunks));
+    const MemoryReport report = plan_memory(setup, Device::cpu());
+
+    StepModel model(setup, Device::cpu());
+    model.parameters().materialise(1);
+    Arena arena(Buffer::on(Device::cpu(), 2 * report.forecast_peak.bytes, "arena"));
+    Context ctx(Device::cpu(), arena);
+    const RandomWindow data(1, 4);
+    std::vector<float> states(size_t(3 * model.num_cells()));
+    const FieldWindow next{Tensor(data.window.at(0, 2).data(), DType::f32, {1, 1, 4, model.num_cells()}), 1};
+    {
+      const Scope scope(ctx);
+      const Tensor x = ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1));
+      const Tensor x_next = ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1));
+      model.start(ctx, data.window, x);
+      forecast_step(ctx, model, x, Tensor(states.data(), DType::f32, {3, model.num_cells()}), next, x_next);
+    }
+    EXPECT_EQ(arena.peak_bytes(), report.forecast_peak.bytes) << chunks << " chunks";
+  }
+}
+
+TEST(MemoryPlan, OwnersOfBuffersAreWhatIsReallyTaken) {
+  const ModelSetup setup = tiny_setup(with_memory_settings(Recompute::none, 2));
+  const MemoryReport report = plan_memory(setup, Device::cpu());
+  const auto planned = [&](const std::string& owner) {
+    for (const MemoryReport::Line& line : report.training)
+      if (line.owner == owner) return line.bytes;
+    return int64_t{-1};
+  };
+  const int64_t before = live_bytes();
+  TrainingStep step(setup, Device::cpu());
+  EXPECT_EQ(live_bytes() - before, planned("graph"));
+  step.materialise();
+  EXPECT_EQ(live_bytes("parameters"), planned("parameters"));
+  EXPECT_EQ(live_bytes("gradients"), planned("gradients"));
+  EXPECT_EQ(live_bytes("optimizer"), planned("optimizer"));
+  EXPECT_EQ(live_bytes("ema"), planned("ema"));
+  EXPECT_GT(planned("saved"), 0);
+  EXPECT_GT(planned("scratch"), 0);
+}
+
+TEST(MemoryPlan, PlanningTakesNoMemoryForTheStep) {
+  const ModelSetup setup = tiny_setup(tiny_config());
+  const int64_t before = live_bytes();
+  (void)plan_memory(setup, Device::cpu());
+  EXPECT_EQ(live_bytes(), before);
+}
+
+TEST(MemoryPlan, RecomputeSavesMemory) {
+  int64_t previous = std::numeric_limits<int64_t>::max();
+  for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step}) {
+    const int64_t bytes =
+        plan_memory(tiny_setup(with_memory_settings(recompute, 1)), Device::cpu()).training_peak.bytes;
+    EXPECT_LT(bytes, previous) << to_string(recompute);
+    previous = bytes;
+  }
+}
+
+TEST(MemoryPlan, BudgetTakesTheFastestSettingsThatFit) {
+  const auto bytes_with = [](Recompute recompute, int64_t chunks) {
+    return plan_memory(tiny_setup(with_memory_settings(recompute, chunks)), Device::cpu()).training_bytes();
+  };
+  const auto fitted_to = [](int64_t budget) {
+    RunConfig config = with_memory_settings(Recompute::none, 1);
+    config.memory.budget = std::to_string(budget);
+    return fit_to_budget(tiny_setup(config), Device::cpu()).model;
+  };
+  EXPECT_EQ(fitted_to(bytes_with(Recompute::none, 1)).recompute, Recompute::none);
+  EXPECT_EQ(fitted_to(bytes_with(Recompute::none, 1) - 1).recompute, Recompute::block);
+  EXPECT_EQ(fitted_to(bytes_with(Recompute::block, 1) - 1).recompute, Recompute::step);
+  const ModelConfig chunked = fitted_to(bytes_with(Recompute::step, 2));
+  EXPECT_EQ(chunked.recompute, Recompute::step);
+  EXPECT_EQ(chunked.encoder.num_chunks, 2);
+}
+
+TEST(MemoryPlan, ImpossibleBudgetNamesTheLargestConsumers) {
+  RunConfig config = with_memory_settings(Recompute::none, 1);
+  config.memory.budget = "100KiB";
+  const ModelSetup setup = tiny_setup(config);
+  BOREAS_EXPECT_ERROR(fit_to_budget(setup, Device::cpu()), out_of_memory,
+                      "memory.budget is 100.00 KiB but the training needs");
+  BOREAS_EXPECT_ERROR(fit_to_budget(setup, Device::cpu()), out_of_memory, "largest: ");
+}
+
+TEST(MemoryPlan, TableNamesOwnersAndThePlaceOfThePeak) {
+  const std::string table = plan_memory(tiny_setup(tiny_config()), Device::cpu()).table();
+  for (const char* word : {"parameters", "gradients", "optimizer", "staging", "saved", "peak in training/", "forecast"})
+    EXPECT_NE(table.find(word), std::string::npos) << word << "\n" << table;
+}
+
+}  // namespace
+}  // namespace boreas
