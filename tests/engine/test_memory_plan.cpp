@@ -115,9 +115,26 @@ TEST(MemoryPlan, BudgetTakesTheFastestSettingsThatFit) {
   EXPECT_EQ(fitted_to(bytes_with(Recompute::none, 1)).recompute, Recompute::none);
   EXPECT_EQ(fitted_to(bytes_with(Recompute::none, 1) - 1).recompute, Recompute::block);
   EXPECT_EQ(fitted_to(bytes_with(Recompute::block, 1) - 1).recompute, Recompute::step);
-  const ModelConfig chunked = fitted_to(bytes_with(Recompute::step, 2));
-  EXPECT_EQ(chunked.recompute, Recompute::step);
-  EXPECT_EQ(chunked.encoder.num_chunks, 2);
+}
+
+TEST(MemoryPlan, BudgetRaisesChunksWhenRecomputeIsNotEnough) {
+  RunConfig config = with_memory_settings(Recompute::step, 1);
+  config.graph.build.hidden.level = 3;
+  config.model.processor.kind = ProcessorKind::none;  // the peak lies in a mapper
+  ModelSetup setup = tiny_setup(config);
+  const auto bytes_with = [&](int64_t chunks) {
+    setup.config.model.encoder.num_chunks = setup.config.model.decoder.num_chunks = chunks;
+    return plan_memory(setup, Device::cpu()).training_bytes();
+  };
+  const int64_t one = bytes_with(1), two = bytes_with(2), four = bytes_with(4);
+  ASSERT_LT(two, one);
+  ASSERT_LT(four, two);
+  setup.config = config;
+  setup.config.memory.budget = std::to_string(four);
+  const ModelConfig fitted = fit_to_budget(setup, Device::cpu()).model;
+  EXPECT_EQ(fitted.recompute, Recompute::step);
+  EXPECT_EQ(fitted.encoder.num_chunks, 4);
+  EXPECT_EQ(fitted.decoder.num_chunks, 4);
 }
 
 TEST(MemoryPlan, ImpossibleBudgetNamesTheLargestConsumers) {

@@ -66,7 +66,8 @@ void check_gradients(Fixture& fixture, const RandomWindow& data, int64_t num_ste
   fixture.gradients(data, num_steps);
   std::vector<test::GradientCase> cases{
       {"parameters", fixture.model.parameters().flat_values(), fixture.model.parameters().flat_gradients()}};
-  test::expect_gradients([&] { return fixture.forward(data, num_steps, nullptr); }, cases);
+  // Thousands of parameters move at once: a short step keeps the formula's error small.
+  test::expect_gradients([&] { return fixture.forward(data, num_steps, nullptr); }, cases, 1e-8, 1e-4);
 }
 
 TEST(Rollout, GradientPassesThroughAllSteps) {

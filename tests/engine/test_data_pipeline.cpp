@@ -1,0 +1,118 @@
+#include "engine/data_pipeline.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "engine/memory_plan.h"
+#include "tests/engine/tiny_run.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+TEST(ShuffledOrder, IsAPermutationOfSeedAndEpochOnly) {
+  const std::vector<int64_t> order = shuffled_order(1000, 5, 3);
+  std::vector<int64_t> sorted = order, all(1000);
+  std::sort(sorted.begin(), sorted.end());
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_EQ(sorted, all);
+  EXPECT_NE(order, all);
+  EXPECT_EQ(shuffled_order(1000, 5, 3), order);
+  EXPECT_NE(shuffled_order(1000, 5, 4), order);
+  EXPECT_NE(shuffled_order(1000, 6, 3), order);
+  EXPECT_TRUE(shuffled_order(0, 5, 3).empty());
+}
+
+class Pipeline : public testing::Test {
+ protected:
+  Pipeline() {
+    test::write_tiny_dataset(folder_ / "tiny.zarr", 20);
+    config_ = test::tiny_config();
+    config_.data.dataset.path = folder_ / "tiny.zarr";
+  }
+  test::TemporaryFolder folder_;
+  RunConfig config_;
+};
+
+TEST_F(Pipeline, SamplesLieInsideTheDates) {
+  const DatasetReader reader = DatasetReader::open(config_.data.dataset);
+  // Two input dates and three target dates inside [4, 12): the latest input date is 5 to 8.
+  EXPECT_EQ(sample_anchors(reader, config_.data, {4, 12}, 3), (std::vector<int64_t>{5, 6, 7, 8}));
+  EXPECT_TRUE(sample_anchors(reader, config_.data, {4, 8}, 3).empty());
+}
+
+TEST_F(Pipeline, BatchesAreTheWindowsOfTheShuffledAnchors) {
+  const DatasetReader reader = DatasetReader::open(config_.data.dataset);
+  const ModelSetup setup = make_setup(config_, reader);
+  SamplingOptions options = training_sampling(config_, {2, 20});
+  options.max_rollout = 2;
+  DataPipeline pipeline(reader, setup, options);
+  ASSERT_EQ(pipeline.num_samples(2), 15);
+  ASSERT_EQ(pipeline.num_batches(2), 7);
+  const std::vector<int64_t> anchors = sample_anchors(reader, config_.data, {2, 20}, 2);
+  const int64_t size = reader.num_variables() * reader.num_cells();
+  std::vector<float> expected(static_cast<size_t>(size));
+  for (const int64_t first : {0, 3}) {  // also from the middle of an epoch
+    const std::vector<int64_t> order = shuffled_order(15, uint64_t(config_.training.seed), 1);
+    pipeline.start(1, first, 2);
+    for (int64_t batch = first; batch < 7; ++batch) {
+      const FieldWindow window = pipeline.next();
+      ASSERT_EQ(window.num_times(), 4);
+      for (int64_t sample = 0; sample < 2; ++sample)
+        for (int64_t time = 0; time < 4; ++time) {
+          reader.read(anchors[size_t(order[size_t(2 * batch + sample)])] - 1 + time, {0, reader.num_cells()},
+                      expected.data());
+          const float* const actual = window.at(sample, time).as<float>();
+          ASSERT_TRUE(std::equal(expected.begin(), expected.end(), actual)) << batch << " " << sample << " " << time;
+        }
+    }
+    BOREAS_EXPECT_ERROR(pipeline.next(), internal, "the epoch has");
+  }
+}
+
+TEST_F(Pipeline, ValidationKeepsTheOrderAndThePartialBatch) {
+  const DatasetReader reader = DatasetReader::open(config_.data.dataset);
+  const ModelSetup setup = make_setup(config_, reader);
+  DataPipeline pipeline(reader, setup, validation_sampling(config_, {0, 7}));
+  ASSERT_EQ(pipeline.num_samples(1), 5);
+  ASSERT_EQ(pipeline.num_batches(1), 3);
+  pipeline.start(0, 0, 1);
+  EXPECT_EQ(pipeline.next().num_items(), 2);
+  EXPECT_EQ(pipeline.next().num_items(), 2);
+  EXPECT_EQ(pipeline.next().num_items(), 1);
+}
+
+TEST_F(Pipeline, MayBeLeftInTheMiddle) {
+  const DatasetReader reader = DatasetReader::open(config_.data.dataset);
+  const ModelSetup setup = make_setup(config_, reader);
+  DataPipeline pipeline(reader, setup, training_sampling(config_, {0, 20}));
+  pipeline.start(0, 0, 1);
+  (void)pipeline.next();
+  pipeline.start(1, 0, 1);
+  (void)pipeline.next();
+}
+
+TEST_F(Pipeline, NanNamesVariableDateAndRemedy) {
+  test::write_tiny_dataset(folder_ / "nan.zarr", 20, 6);
+  config_.data.dataset.path = folder_ / "nan.zarr";
+  const DatasetReader reader = DatasetReader::open(config_.data.dataset);
+  const ModelSetup setup = make_setup(config_, reader);
+  DataPipeline pipeline(reader, setup, validation_sampling(config_, {4, 9}));
+  const auto read_all = [](DataPipeline& from) {
+    from.start(0, 0, 1);
+    for (int64_t i = 0; i < from.num_batches(1); ++i) (void)from.next();
+  };
+  BOREAS_EXPECT_ERROR(read_all(pipeline), corrupt_data, "1970-01-02T12:00:00");
+  BOREAS_EXPECT_ERROR(read_all(pipeline), corrupt_data, "a");
+  BOREAS_EXPECT_ERROR(read_all(pipeline), corrupt_data, "imputer");
+
+  config_.data.preprocess.imputer.mean = {"a"};
+  DataPipeline imputed(reader, make_setup(config_, reader), validation_sampling(config_, {4, 9}));
+  EXPECT_NO_THROW(read_all(imputed));
+}
+
+}  // namespace
+}  // namespace boreas
