@@ -200,7 +200,7 @@ struct RunConfig {
 
   void fields(auto&& visit) {
     visit("output", output, "path", "folder for checkpoints, metrics, forecasts and reports");
-    visit("device", device, "", "where to compute; auto: cuda where a GPU is visible");
+    visit("device", device, "", "where to compute: auto, cpu or cuda");
     visit("precision", precision, "", "type of weights and activations");
     visit("data", data, "", "datasets, dates, variables");
     visit("graph", graph, "", "nodes and edges");

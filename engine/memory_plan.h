@@ -41,7 +41,8 @@ MemoryReport plan(const RunConfig& config);
 /// out_of_memory naming the largest consumers if nothing fits.
 RunConfig fit_to_budget(const ModelSetup& setup, Device device);
 
-/// `device` of a configuration: auto is the first GPU if there is one. Throws device if cuda is asked for in vain.
+/// `device` of a configuration: auto is the fastest that has every operation, which today is the CPU. Throws
+/// unsupported for one that has not.
 Device choose_device(DeviceChoice choice);
 
 /// What a training and a validation pipeline are made with.
