@@ -1104,7 +1104,7 @@ ZarrArray ZarrArray::create(std::shared_ptr<Store> store, const std::string& nam
 
   if (!name.empty()) store->erase(name);
   put_json(*store, key_of(name, ".zarray"), metadata);
-  if (!spec.dimension_names.empty()) {
+  if (!spec.dimension_names.empty() || spec.shape.empty()) {
     put_json(*store, key_of(name, ".zattrs"), {{"_ARRAY_DIMENSIONS", spec.dimension_names}});
   }
   return open(std::move(store), name);
