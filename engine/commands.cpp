@@ -81,6 +81,7 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
   const DatasetReader& reader = trained.reader;
   const ForecastConfig& settings = config.forecast;
   BOREAS_CHECK(settings.lead_steps >= 1, config, "forecast.lead_steps is {}; expected at least 1", settings.lead_steps);
+  BOREAS_CHECK(!settings.formats.empty(), config, "forecast.formats is empty; expected netcdf, zarr or both");
 
   std::vector<int64_t> starts;
   const int64_t num_inputs = model.setup().config.data.num_input_steps;

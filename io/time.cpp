@@ -306,18 +306,27 @@ Range select_dates(std::span<const int64_t> dates, std::string_view start, std::
     const auto percent = in.number();
     if (!percent || !in.take('%')) return {};
     BOREAS_CHECK(in.text.empty() && *percent >= 0 && *percent <= 100, invalid_argument,
-                 "'{}' is no share of the dates: expected 0% to 100%", text);
+                 "{}: '{}' is no share of the dates: expected 0% to 100%", what, text);
     return int64_t(*percent * double(n) / 100 + 0x1p-30);
+  };
+  const auto first_from = [&](int64_t date) {
+    return std::lower_bound(dates.begin(), dates.end(), date) - dates.begin();
+  };
+  const auto span = [&](std::string_view text) {
+    try {
+      return parse_date_span(text);
+    } catch (const Error& error) {
+      BOREAS_FAIL(invalid_argument, "{}: {}", what, error.what());
+    }
   };
   Range kept{0, n};
   if (!start.empty()) {
     const auto index = share(start);
-    kept.begin =
-        index ? *index : std::lower_bound(dates.begin(), dates.end(), parse_date_span(start).begin) - dates.begin();
+    kept.begin = index ? *index : first_from(span(start).begin);
   }
   if (!end.empty()) {
     const auto index = share(end);
-    kept.end = index ? *index : std::lower_bound(dates.begin(), dates.end(), parse_date_span(end).end) - dates.begin();
+    kept.end = index ? *index : first_from(span(end).end);
   }
   BOREAS_CHECK(kept.begin < kept.end, invalid_argument, "no date of {} lies between start '{}' and end '{}': it has {}",
                what, start.empty() ? "(first)" : start, end.empty() ? "(last)" : end,

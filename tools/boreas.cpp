@@ -4,10 +4,14 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <system_error>
 
 #include "engine/checkpoint.h"
 #include "engine/commands.h"
@@ -230,6 +234,7 @@ int run_command_line(int argc, char** argv) {
   add_run_commands(app);
   try {
     app.parse(argc, argv);
+    BOREAS_CHECK(std::fflush(stdout) == 0, io, "the standard output cannot be written: {}", std::strerror(errno));
     return 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // prints help or version
@@ -241,6 +246,9 @@ int run_command_line(int argc, char** argv) {
     return error.code() == ErrorCode::internal ? kInternalError : kUserError;
   } catch (const std::filesystem::filesystem_error& error) {
     fmt::print(stderr, "boreas: {}: {}\n", error.path1().string(), error.code().message());
+    return kUserError;
+  } catch (const std::system_error& error) {
+    fmt::print(stderr, "boreas: {}\n", error.what());
     return kUserError;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "boreas: out of memory; `boreas plan` says how much a run needs\n");

@@ -488,7 +488,7 @@ TEST_F(CommandLine, DatesOutsideOfTheDatasetNameItsRange) {
   fail("train config.yaml --set data.validation.start=1999-01 --set data.validation.end=1999-12",
        {"data.validation", "1999-01", first, last});
   fail("train config.yaml --set data.dataset.start=2010", {"2010", first, last});
-  fail("train config.yaml --set data.training.start=2001-02-31", {"2001-02-31"});
+  fail("train config.yaml --set data.training.start=2001-02-31", {"data.training: ", "2001-02-31"});
   fail("train config.yaml --set training.batch_size=40", {"data.training", "samples", "40 are needed"});
   fail("train config.yaml --set data.validation.start=2001-03-04", {"data.training and data.validation share"});
   succeed("train config.yaml");
@@ -498,6 +498,9 @@ TEST_F(CommandLine, DatesOutsideOfTheDatasetNameItsRange) {
        {"needs insolation on 2001-02-28T18:00:00", first, last});
   fail("evaluate config.yaml --set evaluation.start=2005-01-01", {"evaluation", "2005-01-01", first, last});
   fail("evaluate config.yaml --set evaluation.climatology_end=2001-03-05", {"overlap"});
+  fail("forecast config.yaml --set forecast.start=tomorrow", {"forecast: 'tomorrow' is no date"});
+  fail("forecast config.yaml --set forecast.lead_steps=0", {"forecast.lead_steps is 0"});
+  fail("forecast config.yaml --set forecast.formats=[]", {"forecast.formats is empty"});
   EXPECT_EQ(files_below(folder.path()), before);
 }
 
@@ -564,6 +567,9 @@ TEST_F(CommandLine, AFullDiskIsOneErrorAndLeavesNothing) {
   fail("evaluate config.yaml", {"run/", "File too large"}, tiny);
   EXPECT_EQ(files_below(folder.path()), before);
   succeed("train config.yaml --resume --set training.max_steps=8");
+  if (fs::exists("/dev/full"))
+    for (const char* command : {"config", "plan config.yaml"})
+      fail(std::string(command) + " > /dev/full", {"No space left on device"});
 }
 
 TEST_F(CommandLine, AnOutputFolderThatCannotBeIsAnError) {
