@@ -90,7 +90,7 @@ std::string resolved_config(const RunConfig& config) { return to_yaml(config); }
 std::string config_reference() {
   std::string text =
       "# Configuration\n\n"
-      "Generated from the code by `boreas config --markdown`; every key with its type, default and meaning. A file "
+      "Generated from the code by `boreas config`; every key with its type, default and meaning. A file "
       "needs\n"
       "only the keys that differ from the default. `--set section.key=value` overrides a key on the command line.\n";
   std::string section;

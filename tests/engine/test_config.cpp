@@ -1,4 +1,5 @@
 #include "engine/config.h"
+#include "engine/text_file.h"
 
 #include <gtest/gtest.h>
 
@@ -101,6 +102,11 @@ TEST_F(Config, ReferenceListsEveryKeyOnce) {
     EXPECT_NE(first, std::string::npos) << key;
     EXPECT_EQ(text.find(key, first + 1), std::string::npos) << key;
   }
+}
+
+TEST_F(Config, TheDocumentedReferenceIsThatOfTheCode) {
+  EXPECT_EQ(read_text_file(BOREAS_SOURCE_DIR "/docs/config.md"), config_reference())
+      << "write it again: boreas config > docs/config.md";
 }
 
 }  // namespace
