@@ -42,8 +42,7 @@ std::string_view name_of(Codec::Shuffle shuffle) {
   return names[int(shuffle)];
 }
 
-// --- zlib and gzip
-// ------------------------------------------------------------------------------------------------------
+// --- zlib and gzip -----------------------------------------------------------------------------------------
 
 int window_bits(Codec::Kind kind) { return kind == Codec::Kind::gzip ? MAX_WBITS + 16 : MAX_WBITS; }
 
@@ -110,8 +109,7 @@ void decode_zlib(const Codec& codec, std::span<const std::byte> in, std::span<st
 
 }  // namespace
 
-// --- codecs
-// -------------------------------------------------------------------------------------------------------------
+// --- codecs ------------------------------------------------------------------------------------------------
 
 std::string Codec::to_string() const {
   switch (kind) {
@@ -267,8 +265,7 @@ uint32_t crc32c(std::span<const std::byte> bytes) {
   return ~crc;
 }
 
-// --- blosc frames
-// -------------------------------------------------------------------------------------------------------
+// --- blosc frames ------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -60,8 +60,7 @@ void read_file(int fd, const std::string& path, int64_t offset, std::span<std::b
 
 }  // namespace
 
-// --- Blob
-// ---------------------------------------------------------------------------------------------------------------
+// --- Blob --------------------------------------------------------------------------------------------------
 
 Blob::Blob(std::string name, Bytes bytes) : name_(std::move(name)), size_(int64_t(bytes.size())) {
   reader_ = [held = std::make_shared<const Bytes>(std::move(bytes))](int64_t offset, std::span<std::byte> out) {
@@ -91,8 +90,7 @@ Blob Blob::slice(int64_t offset, int64_t size) const {
   return part;
 }
 
-// --- Store
-// --------------------------------------------------------------------------------------------------------------
+// --- Store -------------------------------------------------------------------------------------------------
 
 void check_key(std::string_view key, std::string_view where) {
   bool valid = !key.empty() && key.find('\0') == key.npos && key.find('\\') == key.npos;
@@ -133,8 +131,7 @@ void Store::put(const std::string& key, std::string_view text) { put(key, std::a
 
 namespace {
 
-// --- a directory
-// --------------------------------------------------------------------------------------------------------
+// --- a directory -------------------------------------------------------------------------------------------
 
 // Files that a writer has not renamed yet carry this in their name, and are not listed.
 constexpr std::string_view kPartial = ".partial-";
@@ -281,8 +278,7 @@ std::vector<std::string> list_sorted(const Map& entries, const std::string& pref
   return names;
 }
 
-// --- memory
-// -------------------------------------------------------------------------------------------------------------
+// --- memory ------------------------------------------------------------------------------------------------
 
 class MemoryStore final : public Store {
  public:
@@ -319,8 +315,7 @@ class MemoryStore final : public Store {
   std::map<std::string, Blob> values_;
 };
 
-// --- a zip archive
-// ------------------------------------------------------------------------------------------------------
+// --- a zip archive -----------------------------------------------------------------------------------------
 
 #ifdef BOREAS_WITH_MINIZIP
 // minizip reads the directory, finds where an entry's bytes lie, and inflates; stored entries are then read in place,

@@ -171,8 +171,7 @@ TEST(DirectoryStore, OpeningAndCreating) {
   EXPECT_EQ(open_store(path)->name(), path);
 }
 
-// --- zip archives
-// -------------------------------------------------------------------------------------------------------
+// --- zip archives ------------------------------------------------------------------------------------------
 
 const std::string kArchive = std::string(BOREAS_SOURCE_DIR) + "/tests/golden/zarr/v2_by_zarr_python_2.zip";
 const std::string kDeflated = std::string(BOREAS_SOURCE_DIR) + "/tests/golden/zarr/deflated.zip";
@@ -276,8 +275,7 @@ TEST(ZipStore, HostileNamesAndEncryptionAreRefused) {
   expect_error(ErrorCode::io, "boreas_hostile.zip", [&] { open_store(path); });
 }
 
-// --- threads
-// ------------------------------------------------------------------------------------------------------------
+// --- threads -----------------------------------------------------------------------------------------------
 
 TEST(ThreadPool, VisitsEveryIndexOnce) {
   for (const int num_threads : {0, 1, 4}) {

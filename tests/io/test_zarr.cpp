@@ -65,8 +65,7 @@ std::vector<int64_t> indices_of(const IndexBox& box, const std::vector<int64_t>&
   return indices;
 }
 
-// --- what other programs wrote
-// ------------------------------------------------------------------------------------------
+// --- what other programs wrote -----------------------------------------------------------------------------
 
 // The formula of tests/golden/make_zarr_fixtures.py.
 double fixture_value(int64_t i, const ZarrDType& dtype) {
@@ -207,8 +206,7 @@ TEST(Zarr, ReadsAttributesOfPythonWithNaN) {
   EXPECT_EQ(ZarrArray::open(v3, "sharded_nested").chunks(), (std::vector<int64_t>{2, 2, 10}));
 }
 
-// --- what boreas writes
-// -------------------------------------------------------------------------------------------------
+// --- what boreas writes ------------------------------------------------------------------------------------
 
 std::vector<float> test_data(int64_t n) {
   std::vector<float> data(static_cast<size_t>(n));
@@ -369,8 +367,7 @@ TEST(Zarr, EmptyArraysAndBoxes) {
   expect_error(ErrorCode::invalid_argument, {}, [&] { array.read({{-1, 0}, {4, 5}}, nullptr, pool()); });
 }
 
-// --- reading only what is needed
-// ----------------------------------------------------------------------------------------
+// --- reading only what is needed ---------------------------------------------------------------------------
 
 TEST(Zarr, ARangeOfCellsDecodesItsShareOfALargeChunk) {
   const auto store = make_memory_store();
@@ -475,8 +472,7 @@ TEST(Zarr, ShardsAreReadByTheirIndex) {
   EXPECT_EQ(stats.bytes_read, 16 * 4 + 4 + 2 * 2 * 10 * 4);  // index and one chunk
 }
 
-// --- damage
-// -------------------------------------------------------------------------------------------------------------
+// --- damage ------------------------------------------------------------------------------------------------
 
 // Puts `bytes` in place of a chunk; reading must give exactly one Error of a kind that a damaged chunk may give, or,
 // where `may_pass`, succeed.
@@ -628,8 +624,7 @@ TEST(Zarr, ChecksumsOfChunksAreVerified) {
   }
 }
 
-// --- hostile metadata
-// ---------------------------------------------------------------------------------------------------
+// --- hostile metadata --------------------------------------------------------------------------------------
 
 Json good_v2() {
   return {{"zarr_format", 2},   {"shape", {10, 20}},
@@ -813,8 +808,7 @@ TEST(Zarr, CompressionBombsAreErrors) {
   }
 }
 
-// --- creating, attributes, conversions
-// ----------------------------------------------------------------------------------
+// --- creating, attributes, conversions ---------------------------------------------------------------------
 
 TEST(Zarr, CreateRefusesWhatCannotBe) {
   const auto store = make_memory_store("the-store");
