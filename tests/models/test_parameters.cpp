@@ -90,7 +90,7 @@ TEST(ParameterStore, UniformValuesFillTheirRange) {
   store.add("weight", {200, 100}, Init::linear(100));
   store.materialise(3);
   double sum = 0, squares = 0, largest = 0;
-  for (const double value : values_by_name(store).at("weight")) {
+  for (const double value : values_of(store.parameters().front().value)) {
     sum += value;
     squares += value * value;
     largest = std::max(largest, std::abs(value));
