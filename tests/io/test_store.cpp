@@ -31,8 +31,14 @@ std::string text_of(const std::optional<Bytes>& bytes) {
   return bytes ? std::string(reinterpret_cast<const char*>(bytes->data()), bytes->size()) : "(absent)";
 }
 
-std::string new_folder(const std::string& name) {
-  const std::string path = testing::TempDir() + "/boreas_store_" + name;
+// A path that is not there yet, in a folder of this process that goes when it ends.
+std::string new_path(const std::string& name) {
+  static const struct Folder {
+    std::string path = fmt::format("{}/boreas_store_{}", testing::TempDir(), ::getpid());
+    Folder() { fs::create_directories(path); }
+    ~Folder() { fs::remove_all(path); }
+  } folder;
+  const std::string path = folder.path + "/" + name;
   fs::remove_all(path);
   return path;
 }
@@ -41,7 +47,7 @@ std::string new_folder(const std::string& name) {
 class WritableStore : public testing::TestWithParam<std::string> {
  protected:
   WritableStore() {
-    store = GetParam() == "memory" ? make_memory_store() : create_directory_store(new_folder("writable"));
+    store = GetParam() == "memory" ? make_memory_store() : create_directory_store(new_path("writable"));
   }
   std::shared_ptr<Store> store;
 };
@@ -104,7 +110,7 @@ INSTANTIATE_TEST_SUITE_P(Store, WritableStore, testing::Values("memory", "direct
                          [](const auto& info) { return info.param; });
 
 TEST(DirectoryStore, OnlyAbsenceIsAbsence) {
-  const std::string path = new_folder("errors");
+  const std::string path = new_path("errors");
   const auto store = create_directory_store(path);
   store->put("file", std::string_view("x"));
   expect_error(ErrorCode::io, path + "/file/b", [&] { store->get("file/b"); });  // ENOTDIR
@@ -119,7 +125,7 @@ TEST(DirectoryStore, OnlyAbsenceIsAbsence) {
 }
 
 TEST(DirectoryStore, LinksMayNotLeaveIt) {
-  const std::string path = new_folder("links"), outside = new_folder("links_outside");
+  const std::string path = new_path("links"), outside = new_path("links_outside");
   const auto store = create_directory_store(path);
   fs::create_directories(outside);
   std::ofstream(outside + "/secret") << "secret";
@@ -141,7 +147,7 @@ TEST(DirectoryStore, LinksMayNotLeaveIt) {
 }
 
 TEST(DirectoryStore, MayBeRenamedWhileOpen) {
-  const std::string path = new_folder("renamed"), moved = new_folder("renamed_to");
+  const std::string path = new_path("renamed"), moved = new_path("renamed_to");
   const auto store = create_directory_store(path);
   store->put("a", std::string_view("x"));
   fs::rename(path, moved);
@@ -151,7 +157,7 @@ TEST(DirectoryStore, MayBeRenamedWhileOpen) {
 }
 
 TEST(DirectoryStore, FailedWritesLeaveNothing) {
-  const std::string path = new_folder("failed");
+  const std::string path = new_path("failed");
   const auto store = create_directory_store(path);
   store->put("folder/a", std::string_view("x"));
   // The value cannot take the place of a folder that is not empty.
@@ -161,9 +167,9 @@ TEST(DirectoryStore, FailedWritesLeaveNothing) {
 }
 
 TEST(DirectoryStore, OpeningAndCreating) {
-  const std::string path = new_folder("opening");
+  const std::string path = new_path("opening");
   expect_error(ErrorCode::io, path, [&] { open_store(path); });
-  expect_error(ErrorCode::io, "boreas_store_opening", [&] { create_directory_store(path + "/no/parent"); });
+  expect_error(ErrorCode::io, path, [&] { create_directory_store(path + "/no/parent"); });
   create_directory_store(path);
   create_directory_store(path)->put("a", std::string_view("x"));
   expect_error(ErrorCode::io, "not empty", [&] { create_directory_store(path); });
@@ -221,7 +227,7 @@ void write_file(const std::string& path, const Bytes& bytes) {
 
 TEST(ZipStore, DamagedArchivesAreErrors) {
   if (!open_archive(kDeflated)) GTEST_SKIP() << "built without minizip";
-  const std::string path = testing::TempDir() + "/boreas_damaged.zip";
+  const std::string path = new_path("damaged.zip");
   const Bytes good = read_file(kDeflated);
   const auto intact = open_store(kDeflated);
   const auto expect_error_or_intact = [&](const Bytes& bytes, bool may_differ, const std::string& what) {
@@ -234,7 +240,7 @@ TEST(ZipStore, DamagedArchivesAreErrors) {
       }
       return false;
     } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find("boreas_damaged.zip"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("damaged.zip"), std::string::npos) << error.what();
       return true;
     }
   };
@@ -255,7 +261,7 @@ TEST(ZipStore, DamagedArchivesAreErrors) {
 
 TEST(ZipStore, HostileNamesAndEncryptionAreRefused) {
   if (!open_archive(kDeflated)) GTEST_SKIP() << "built without minizip";
-  const std::string path = testing::TempDir() + "/boreas_hostile.zip";
+  const std::string path = new_path("hostile.zip");
   const Bytes good = read_file(kDeflated);
   const std::string text(reinterpret_cast<const char*>(good.data()), good.size());
   // The same length as "data/0.0", in the directory and in the header of the entry.
@@ -272,7 +278,7 @@ TEST(ZipStore, HostileNamesAndEncryptionAreRefused) {
   std::ofstream(path, std::ios::binary) << encrypted;
   expect_error(ErrorCode::unsupported, "encrypted", [&] { open_store(path)->get("data/0.0"); });
   fs::remove(path);
-  expect_error(ErrorCode::io, "boreas_hostile.zip", [&] { open_store(path); });
+  expect_error(ErrorCode::io, "hostile.zip", [&] { open_store(path); });
 }
 
 // --- threads -----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 #include "io/zarr.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -273,7 +274,8 @@ std::array<std::byte, 8> fixture_item(int64_t i, const ZarrDType& dtype) {
 // With BOREAS_ZARR_SAMPLE set to a folder the arrays stay there, for tools/check_zarr_interop.py.
 TEST(Zarr, WritesAndReadsEveryDataType) {
   const char* sample = std::getenv("BOREAS_ZARR_SAMPLE");
-  const std::string path = sample ? sample : testing::TempDir() + "/boreas_zarr_types";
+  const std::string path =
+      sample ? std::string(sample) : fmt::format("{}/boreas_zarr_types_{}", testing::TempDir(), ::getpid());
   std::filesystem::remove_all(path);
   const auto store = create_directory_store(path);
   create_group(*store, "");
@@ -496,7 +498,7 @@ void expect_damage(const ZarrArray& array, Store& store, const std::string& key,
 struct Damage {
   const char* name;
   Codec codec;
-  std::vector<int64_t> chunks;
+  friend void PrintTo(const Damage& damage, std::ostream* out) { *out << damage.name; }
 };
 
 class Damaged : public testing::TestWithParam<Damage> {};
@@ -546,17 +548,17 @@ TEST_P(Damaged, NoBitFlipDoesHarm) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Zarr, Damaged,
-                         testing::Values(Damage{"blosc_lz4", {.block_size = 1024}, {}},
-                                         Damage{"blosc_lz4_split", blosc("lz4", Codec::Shuffle::byte, 2048), {}},
-                                         Damage{"blosc_lz4_noshuffle", blosc("lz4", Codec::Shuffle::none), {}},
-                                         Damage{"blosc_blosclz", blosc("blosclz", Codec::Shuffle::byte, 2048), {}},
-                                         Damage{"blosc_zlib", blosc("zlib", Codec::Shuffle::bit, 2048), {}},
-                                         Damage{"blosc_zstd", blosc("zstd", Codec::Shuffle::bit, 2048), {}},
-                                         Damage{"blosc_stored", {.level = 0}, {}},
-                                         Damage{"zstd", {.kind = Codec::Kind::zstd, .level = 3}, {}},
-                                         Damage{"zlib", {.kind = Codec::Kind::zlib, .level = 6}, {}},
-                                         Damage{"gzip", {.kind = Codec::Kind::gzip, .level = 6}, {}},
-                                         Damage{"none", {.kind = Codec::Kind::none}, {}}),
+                         testing::Values(Damage{"blosc_lz4", {.block_size = 1024}},
+                                         Damage{"blosc_lz4_split", blosc("lz4", Codec::Shuffle::byte, 2048)},
+                                         Damage{"blosc_lz4_noshuffle", blosc("lz4", Codec::Shuffle::none)},
+                                         Damage{"blosc_blosclz", blosc("blosclz", Codec::Shuffle::byte, 2048)},
+                                         Damage{"blosc_zlib", blosc("zlib", Codec::Shuffle::bit, 2048)},
+                                         Damage{"blosc_zstd", blosc("zstd", Codec::Shuffle::bit, 2048)},
+                                         Damage{"blosc_stored", {.level = 0}},
+                                         Damage{"zstd", {.kind = Codec::Kind::zstd, .level = 3}},
+                                         Damage{"zlib", {.kind = Codec::Kind::zlib, .level = 6}},
+                                         Damage{"gzip", {.kind = Codec::Kind::gzip, .level = 6}},
+                                         Damage{"none", {.kind = Codec::Kind::none}}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Zarr, DamagedShardsAreErrors) {
@@ -890,7 +892,7 @@ TEST(Zarr, ReadAllConverts) {
 
 TEST(Zarr, FailingStoresAreErrorsNotMissingChunks) {
   // A directory in which one chunk cannot be opened as a file.
-  const std::string path = testing::TempDir() + "/boreas_zarr_failing";
+  const std::string path = fmt::format("{}/boreas_zarr_failing_{}", testing::TempDir(), ::getpid());
   std::filesystem::remove_all(path);
   const auto store = create_directory_store(path);
   const ZarrArray array = write_array(store, "a", {.shape = {4, 4}, .chunks = {2, 4}});
