@@ -87,7 +87,10 @@ void read_range(benchmark::State& state, const std::string& cname) {
 }
 
 void arguments(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"chunks", "share", "threads"})->MeasureProcessCPUTime()->UseRealTime()->Unit(benchmark::kMillisecond);
+  bench->ArgNames({"chunks", "share", "threads"})
+      ->MeasureProcessCPUTime()
+      ->UseRealTime()
+      ->Unit(benchmark::kMillisecond);
   for (const int threads : {0, 1}) {
     for (const int parts : {1, 4, 16}) {
       for (const int share : {1, 4, 16}) bench->Args({parts, share, threads});
