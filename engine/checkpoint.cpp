@@ -1,7 +1,5 @@
 #include "engine/checkpoint.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -63,6 +61,7 @@ void visit_state(auto& state, auto&& visit) {
   visit("best_loss", state.best_loss);
   visit("best_step", state.best_step);
   visit("validations_since_best", state.validations_since_best);
+  visit("num_threads", state.num_threads);
   visit("metrics_bytes", state.metrics_bytes);
   visit("timing_bytes", state.timing_bytes);
 }
@@ -99,7 +98,6 @@ void save_checkpoint(const std::string& path, const StepModel& model, const Opti
   if (optimizer.averages()) write_named(file, "ema", store, optimizer.average());
   file.make_group("training");
   visit_state(state, [&](const char* name, auto value) { file.write_attribute("training", name, value); });
-  file.write_attribute("training", "num_threads", int64_t(omp_get_max_threads()));
   write_setup(file, model.setup());
   file.commit();
 }

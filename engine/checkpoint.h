@@ -21,6 +21,7 @@ struct TrainingState {
   double best_loss = std::numeric_limits<double>::infinity();
   int64_t best_step = 0;
   int64_t validations_since_best = 0;
+  int64_t num_threads = 0;                      ///< sums may be ordered differently for another number
   int64_t metrics_bytes = 0, timing_bytes = 0;  ///< lengths of the metrics files that belong to this state
 };
 
@@ -29,7 +30,7 @@ struct TrainingState {
 ///   /parameters/<name>, /constants/<name>           weights by their names in the reference implementation
 ///   /optimizer/first_moment/<name>, second_moment   as the parameters
 ///   /ema/<name>                                     running average, if there is one
-///   /training                                       attributes: the members of TrainingState, num_threads
+///   /training                                       attributes: the members of TrainingState
 ///   /config /variables /statistics /graph           see write_setup
 ///
 /// The file is written aside, flushed and renamed: at every moment the old or the new one is whole.

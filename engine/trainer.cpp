@@ -1,5 +1,7 @@
 #include "engine/trainer.h"
 
+#include <omp.h>
+
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -260,6 +262,7 @@ void Trainer::validate() {
 
 void Trainer::save(const std::string& path) {
   metrics_->flush_to_disk();
+  state_.num_threads = omp_get_max_threads();
   state_.metrics_bytes = metrics_->length();
   state_.timing_bytes = timing_->length();
   save_checkpoint(path, step_.model(), step_.optimizer(), state_);
@@ -273,6 +276,11 @@ TrainingSummary Trainer::run() {
                              step_.model().parameters().num_parameters(), state_.num_samples,
                              format_bytes(planned_bytes_), last));
   if (state_.step > 0) progress_->log(fmt::format("resuming from {} at step {}", last_checkpoint_, state_.step));
+  if (state_.num_threads > 0 && state_.num_threads != omp_get_max_threads())
+    progress_->log(
+        fmt::format("the checkpoint was written with {} threads and this run has {}: results are those of an "
+                    "uninterrupted run to rounding, not to the bit",
+                    state_.num_threads, omp_get_max_threads()));
   bool started = false, done = state_.step >= last || out_of_patience() || stop.requested();
   while (!done) {
     if (!started || state_.step_in_epoch == 0) begin_epoch();
