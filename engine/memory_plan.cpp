@@ -10,6 +10,7 @@ namespace boreas {
 namespace {
 
 constexpr int64_t kMaximumChunks = 1024;
+constexpr int64_t kCheapChunks = 16;  // up to here chunks cost less than another forward of the whole step
 
 void add_arena(std::vector<MemoryReport::Line>& lines, const Arena::Peak& peak) {
   const std::string place = peak.owner.empty() ? std::string() : "peak in " + peak.owner;
@@ -82,9 +83,10 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
   ModelConfig& model = candidate.config.model;
   const int64_t most_chunks = std::min<int64_t>(kMaximumChunks, setup.graph.node_set(kHiddenNodes).size());
   MemoryReport report;
-  for (int64_t chunks = 1; chunks <= most_chunks; chunks *= 2) {
-    for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step}) {
-      if (recompute < setup.config.model.recompute || (chunks > 1 && recompute != Recompute::step)) continue;
+  for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step}) {
+    if (recompute < setup.config.model.recompute) continue;
+    const int64_t limit = recompute == Recompute::none ? 1 : recompute == Recompute::block ? kCheapChunks : most_chunks;
+    for (int64_t chunks = 1; chunks <= std::min(limit, most_chunks); chunks *= 2) {
       model.recompute = recompute;
       model.encoder.num_chunks = std::max(chunks, setup.config.model.encoder.num_chunks);
       model.decoder.num_chunks = std::max(chunks, setup.config.model.decoder.num_chunks);

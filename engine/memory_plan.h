@@ -36,9 +36,9 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device);
 /// The same from a configuration: opens the dataset for its metadata only, builds the graph, obeys memory.budget.
 MemoryReport plan(const RunConfig& config);
 
-/// With memory.budget: tries recompute none, block, step, then step with 2, 4, ... chunks, never below what the config
-/// asks for, and returns the config with the first settings whose training fits. Without: the config as it is. Throws
-/// out_of_memory naming the largest consumers if nothing fits.
+/// With memory.budget: tries settings from fastest to smallest, recompute none, then block with 1, 2, .. 16 chunks,
+/// then step with 1, 2, 4, .. chunks, never below what the config asks for, and returns the config with the first whose
+/// training fits. Without: the config as it is. Throws out_of_memory naming the largest consumers if nothing fits.
 RunConfig fit_to_budget(const ModelSetup& setup, Device device);
 
 /// `device` of a configuration: auto is the fastest that has every operation, which today is the CPU. Throws
