@@ -26,12 +26,13 @@ Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepMode
 
 }  // namespace
 
-TrainingStep::TrainingStep(const ModelSetup& setup, Device device)
+TrainingStep::TrainingStep(const ModelSetup& setup, Device device, std::unique_ptr<Communicator> ranks)
     : model_(setup, device),
       loss_(make_loss(setup, training_loss(setup), model_)),
       squared_error_(make_loss(setup, mean_square(setup), model_)),
       rollout_(model_, loss_, &squared_error_),
-      optimizer_(setup.config.training, model_.parameters()) {}
+      optimizer_(setup.config.training, model_.parameters()),
+      ranks_(std::move(ranks)) {}
 
 void TrainingStep::materialise() {
   model_.parameters().materialise(uint64_t(model_.setup().config.training.seed));
@@ -45,7 +46,8 @@ double TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t
   const int64_t micro_steps = model_.setup().config.training.micro_steps;
   const Tensor losses = ctx.alloc(Keep::scratch, accumulator_of(model_.dtype()), {rollout});
   Rollout::Saved saved;
-  rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = 1.0 / double(rollout * micro_steps)},
+  const double share = 1.0 / double(rollout * micro_steps * ranks_->size());
+  rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = share},
                    {.losses = losses, .squared_errors = {}}, &saved);
   rollout_.backward(ctx, saved);
   const std::vector<double> values = host_values(ctx, losses);
@@ -53,6 +55,7 @@ double TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t
 }
 
 double TrainingStep::apply(Context& ctx, int64_t step, double learning_rate) {
+  ranks_->all_reduce(ctx, model_.parameters().flat_gradients());
   return optimizer_.update(ctx, step, learning_rate);
 }
 

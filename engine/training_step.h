@@ -3,15 +3,18 @@
 
 #include <vector>
 
+#include "comm/communicator.h"
 #include "engine/optimizer.h"
 #include "engine/rollout.h"
 
 namespace boreas {
 
-/// Model, loss and optimizer of a training.
+/// Model, loss and optimizer of a training. Ranks that train on different samples meet in one place: gradients are
+/// summed before they are applied, and each rank's share of the mean is in its loss.
 class TrainingStep {
  public:
-  TrainingStep(const ModelSetup& setup, Device device);
+  TrainingStep(const ModelSetup& setup, Device device,
+               std::unique_ptr<Communicator> ranks = make_single_rank_communicator());
   TrainingStep(const TrainingStep&) = delete;
 
   StepModel& model() { return model_; }
@@ -39,6 +42,7 @@ class TrainingStep {
   Loss loss_, squared_error_;
   Rollout rollout_;
   Optimizer optimizer_;
+  std::unique_ptr<Communicator> ranks_;
 };
 
 /// Number of times of a sample: T_i + T_o rollout.
