@@ -13,7 +13,7 @@ for option in "$@"; do
     --fast)
       output=quickstart-fast
       fast=(--set "output=$output/run" --set model.num_channels=32 --set model.processor.num_layers=1
-            --set training.max_steps=250 --set training.learning_rate.warmup_steps=25) ;;
+            --set training.max_steps=150 --set training.learning_rate.warmup_steps=20) ;;
     -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $option; see $0 --help" >&2; exit 2 ;;
   esac
