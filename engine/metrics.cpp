@@ -28,8 +28,8 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
   return weights;
 }
 
-Baselines::Baselines(const DatasetReader& reader, std::vector<int64_t> variables, Range period, ClimatologyBins bins,
-                     int64_t max_lead, Range cells)
+Baselines::Baselines(const DatasetReader& reader, const std::vector<int64_t>& variables, Range period,
+                     ClimatologyBins bins, int64_t max_lead, Range cells)
     : max_lead_(max_lead), num_cells_(cells.size()), num_variables_(int64_t(variables.size())) {
   BOREAS_CHECK(reader.num_members() == 1, unsupported,
                "{} has {} members; forecasts are verified against datasets of one member", reader.name(),

@@ -29,7 +29,7 @@ class Baselines {
  public:
   /// `variables` are indices of the reader; `period` is a range of date indices; `cells` a shard. Throws unsupported if
   /// the dataset has several members.
-  Baselines(const DatasetReader& reader, std::vector<int64_t> variables, Range period, ClimatologyBins bins,
+  Baselines(const DatasetReader& reader, const std::vector<int64_t>& variables, Range period, ClimatologyBins bins,
             int64_t max_lead, Range cells);
 
   /// Climatology of variable v (a position in `variables`) on a date; throws config if its bin had no date in the
