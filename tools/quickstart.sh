@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From real observations to a verified forecast: installs what is missing, builds, then makes a dataset of 132 months of
 # global winds, trains on the first 96, forecasts the last 36 and scores them. Ends with a table, maps and an HTML report.
-#   tools/quickstart.sh           about 15 minutes on 2 cores, the build included
-#   tools/quickstart.sh --fast    about 3 minutes once built: a smaller model, trained shortly
+#   tools/quickstart.sh           about 5 minutes on 2 cores, the build included
+#   tools/quickstart.sh --fast    about 3 minutes: a smaller model, trained shortly
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,8 +12,8 @@ for option in "$@"; do
   case "$option" in
     --fast)
       output=quickstart-fast
-      fast=(--set "output=$output/run" --set model.num_channels=32 --set model.processor.num_layers=1
-            --set training.max_steps=150 --set training.learning_rate.warmup_steps=20) ;;
+      fast=(--set "output=$output/run" --set "data.dataset.path=$output/winds.zarr" --set model.num_channels=32 --set model.processor.num_layers=1
+            --set training.max_steps=150 --set training.learning_rate.warmup_steps=20 --set training.ema_decay=0.9) ;;
     -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $option; see $0 --help" >&2; exit 2 ;;
   esac
