@@ -9,6 +9,7 @@
 #include "engine/weights_io.h"
 #include "io/hdf5_file.h"
 #include "models/encoder_processor_decoder.h"
+#include "tests/support/error_of.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tolerances.h"
 
@@ -17,14 +18,7 @@ namespace {
 
 using nlohmann::json;
 
-std::string message_of(const auto& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return std::string(to_string(error.code())) + ": " + error.what();
-  }
-  return "no error";
-}
+using test::message_of;
 
 // A store with one of each kind of array: stacked maps, a mapper's norm, trainable edges, a constant.
 std::unique_ptr<ParameterStore> make_store(DType dtype, uint64_t seed, double latitude = 0.5) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/core/rng.h"
+#include "tests/support/error_of.h"
 
 namespace boreas {
 namespace {
@@ -14,16 +15,7 @@ std::vector<T> to_vector(const Tensor& t) {
   return {t.as<T>(), t.as<T>() + t.size()};
 }
 
-// What the calls throw: "code: text".
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return std::string(to_string(error.code())) + ": " + error.what();
-  }
-  return "no error";
-}
+using test::message_of;
 
 // 4 sources (0 unused), 5 destinations (1 and 4 without edges).
 Graph small_graph() {

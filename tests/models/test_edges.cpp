@@ -11,23 +11,14 @@
 #include "models/mesh/build.h"
 #include "models/mesh/edges.h"
 #include "models/mesh/point_tree.h"
+#include "tests/support/error_of.h"
 
 namespace boreas {
 namespace {
 
 using std::numbers::pi;
 
-template <class F>
-std::string error_of(ErrorCode code, F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
-}
+using test::error_of;
 
 double chord(const NodeSet& a, int64_t i, const NodeSet& b, int64_t j) {
   const Vec3 x = to_xyz(a.latitudes[i], a.longitudes[i]), y = to_xyz(b.latitudes[j], b.longitudes[j]);

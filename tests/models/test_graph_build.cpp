@@ -11,23 +11,14 @@
 #include "models/mesh/attributes.h"
 #include "models/mesh/build.h"
 #include "models/mesh/nodes.h"
+#include "tests/support/error_of.h"
 
 namespace boreas {
 namespace {
 
 using std::numbers::pi;
 
-template <class F>
-std::string error_of(ErrorCode code, F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
-}
+using test::error_of;
 
 std::vector<double> degrees(std::vector<double> radians) {
   for (double& value : radians) value *= 180 / pi;

@@ -8,24 +8,14 @@
 #include "models/mesh/area_weights.h"
 #include "models/mesh/nodes.h"
 #include "models/mesh/point_tree.h"
+#include "tests/support/error_of.h"
 
 namespace boreas {
 namespace {
 
 using std::numbers::pi;
 
-/// Runs `f` and returns the message of the Error it must throw with this code.
-template <class F>
-std::string error_of(ErrorCode code, F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
-}
+using test::error_of;
 
 double sum(const std::vector<double>& values) {
   double total = 0;

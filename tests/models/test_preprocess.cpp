@@ -5,20 +5,14 @@
 #include "kernels/core/buffer.h"
 #include "kernels/core/error.h"
 #include "models/preprocess.h"
+#include "tests/support/error_of.h"
 
 namespace boreas {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-std::string message_of(const auto& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return std::string(to_string(error.code())) + ": " + error.what();
-  }
-  return "no error";
-}
+using test::message_of;
 
 // t and sst prognostic, lsm forcing, tp diagnostic.
 const VariableTable kTable({"t", "sst", "lsm", "tp"}, {.forcing = {"lsm"}, .diagnostic = {"tp"}});

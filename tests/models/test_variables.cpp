@@ -3,18 +3,12 @@
 #include "kernels/core/error.h"
 #include "kernels/core/near_names.h"
 #include "models/variables.h"
+#include "tests/support/error_of.h"
 
 namespace boreas {
 namespace {
 
-std::string message_of(const auto& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return std::string(to_string(error.code())) + ": " + error.what();
-  }
-  return "no error";
-}
+using test::message_of;
 
 std::vector<int32_t> list(std::span<const int32_t> values) { return {values.begin(), values.end()}; }
 
