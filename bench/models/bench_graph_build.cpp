@@ -3,6 +3,7 @@
 
 #include <numbers>
 
+#include "bench/grids.h"
 #include "models/mesh/area_weights.h"
 #include "models/mesh/build.h"
 #include "models/mesh/nodes.h"
@@ -41,10 +42,8 @@ void BM_BuildRegularWithPoles(benchmark::State& state) {
 }
 BENCHMARK(BM_BuildRegularWithPoles)->Args({73, 4})->Args({721, 6})->Unit(benchmark::kMillisecond)->UseRealTime();
 
-#ifdef BOREAS_WITH_ECCODES
-void BM_BuildClassical(benchmark::State& state) { build(state, classical_gaussian_nodes(kDataNodes, state.range(0))); }
-BENCHMARK(BM_BuildClassical)->Args({320, 6})->Unit(benchmark::kMillisecond)->UseRealTime();
-#endif
+void BM_BuildN320(benchmark::State& state) { build(state, bench::n320_nodes(kDataNodes)); }
+BENCHMARK(BM_BuildN320)->Args({320, 6})->Unit(benchmark::kMillisecond)->UseRealTime();
 
 void BM_AreasOctahedral(benchmark::State& state) {
   const NodeSet data = octahedral_nodes(kDataNodes, state.range(0));
