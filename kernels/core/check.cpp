@@ -22,6 +22,14 @@ void check_dtype(const char* op, const char* name, const Tensor& tensor, DType d
                to_string(tensor.dtype()), to_string(dtype));
 }
 
+void check_dtype_or_accumulator(const char* op, const char* name, const Tensor& tensor, DType dtype) {
+  const DType accumulator = accumulator_of(dtype);
+  if (tensor.empty() || accumulator == dtype) return check_dtype(op, name, tensor, dtype);
+  BOREAS_CHECK(tensor.dtype() == dtype || tensor.dtype() == accumulator, invalid_argument,
+               "{}: {} is {} but must be {} or {}", op, name, to_string(tensor.dtype()), to_string(dtype),
+               to_string(accumulator));
+}
+
 void check_floating(const char* op, const char* name, const Tensor& tensor) {
   BOREAS_CHECK(!tensor.empty(), invalid_argument, "{}: {} is required but was not given", op, name);
   BOREAS_CHECK(is_floating(tensor.dtype()), invalid_argument, "{}: {} is {} but must be f64, f32 or bf16", op, name,

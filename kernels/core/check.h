@@ -17,6 +17,9 @@ void check_vector(const char* op, const char* name, const Tensor& vector, int64_
 /// Throws `invalid_argument` unless the tensor is there and has that type.
 void check_dtype(const char* op, const char* name, const Tensor& tensor, DType dtype);
 
+/// The same where a storage type or the type of its sums is taken.
+void check_dtype_or_accumulator(const char* op, const char* name, const Tensor& tensor, DType dtype);
+
 /// Throws `invalid_argument` unless the tensor is there and is f64, f32 or bf16.
 void check_floating(const char* op, const char* name, const Tensor& tensor);
 

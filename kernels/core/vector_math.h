@@ -66,4 +66,15 @@ inline Normal<double> normal(double x) {
   return {0.5 * std::erfc(-0.70710678118654752440 * x), 0.39894228040143267794 * std::exp(-0.5 * x * x)};
 }
 
+/// x Phi(x), and its derivative Phi(x) + x phi(x).
+template <class T>
+inline T gelu(T x) {
+  return x * normal(x).cdf;
+}
+template <class T>
+inline T gelu_slope(T x) {
+  const Normal<T> at = normal(x);
+  return at.cdf + x * at.density;
+}
+
 }  // namespace boreas::vector_math

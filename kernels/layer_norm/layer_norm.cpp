@@ -11,8 +11,9 @@ namespace {
 template <class Op>
 void check_common(const Op& op) {
   check_floating(op.name, "x", op.x);
-  check_dtype(op.name, "gamma", op.gamma, op.x.dtype());
-  check_dtype(op.name, "stats", op.stats, accumulator_of(op.x.dtype()));
+  check_floating(op.name, "gamma", op.gamma);
+  check_dtype_or_accumulator(op.name, "x", op.x, op.gamma.dtype());
+  check_dtype(op.name, "stats", op.stats, accumulator_of(op.gamma.dtype()));
   BOREAS_CHECK(op.groups >= 1 && op.x.cols() % op.groups == 0, invalid_argument,
                "{}: rows of {} values cannot be split into {} equal groups", op.name, op.x.cols(), op.groups);
   const int64_t width = op.x.cols() / op.groups;
@@ -22,8 +23,8 @@ void check_common(const Op& op) {
   check_shape(op.name, "stats", op.stats, op.x.rows() * op.groups, 2, "x", op.x);
 }
 
-void check_like_x(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
-  check_dtype(op, name, tensor, x.dtype());
+void check_like_x(const char* op, const char* name, const Tensor& tensor, DType dtype, const Tensor& x) {
+  check_dtype(op, name, tensor, dtype);
   check_shape(op, name, tensor, x.rows(), x.cols(), "x", x);
 }
 
@@ -31,9 +32,9 @@ void check_like_x(const char* op, const char* name, const Tensor& tensor, const 
 
 void LayerNormForward::check() const {
   check_common(*this);
-  check_like_x(name, "y", y, x);
+  check_like_x(name, "y", y, gamma.dtype(), x);
   if (beta) {
-    check_dtype(name, "beta", beta, x.dtype());
+    check_dtype(name, "beta", beta, gamma.dtype());
     check_vector(name, "beta", beta, gamma.size(), "gamma", gamma);
   }
   BOREAS_CHECK(eps > 0, invalid_argument, "{}: eps is {} but must be positive", name, eps);
@@ -41,12 +42,13 @@ void LayerNormForward::check() const {
 
 void LayerNormBackward::check() const {
   check_common(*this);
-  check_like_x(name, "d_y", d_y, x);
-  check_like_x(name, "d_x", d_x, x);
-  if (d_residual) check_like_x(name, "d_residual", d_residual, x);
+  check_like_x(name, "d_y", d_y, gamma.dtype(), x);
+  check_dtype_or_accumulator(name, "d_x", d_x, gamma.dtype());
+  check_like_x(name, "d_x", d_x, d_x.dtype(), x);
+  if (d_residual) check_like_x(name, "d_residual", d_residual, d_x.dtype(), x);
   for (const auto& [label, tensor] : {std::pair{"d_gamma", d_gamma}, std::pair{"d_beta", d_beta}}) {
     if (tensor.empty()) continue;
-    check_dtype(name, label, tensor, accumulator_of(x.dtype()));
+    check_dtype(name, label, tensor, accumulator_of(gamma.dtype()));
     check_vector(name, label, tensor, gamma.size(), "gamma", gamma);
   }
 }
@@ -55,7 +57,7 @@ int64_t LayerNormBackward::scratch_bytes() const {
   if (!d_gamma && !d_beta) return 0;
   const int64_t num_partials = x.device().is_cuda() ? cuda::layer_norm_blocks(x.rows() * groups, gamma.size())
                                                     : cpu::summation_parts(x.rows()).num_parts();
-  return num_partials * 2 * gamma.size() * size_of(accumulator_of(x.dtype()));
+  return num_partials * 2 * gamma.size() * size_of(accumulator_of(gamma.dtype()));
 }
 
 }  // namespace boreas

@@ -12,8 +12,9 @@ namespace boreas {
 ///   y[n,g,c] = gamma[c] * (x[n,g,c] - mean[n,g]) * rstd[n,g] + beta[c],   rstd = 1/sqrt(var + eps), biased variance
 ///
 /// Shapes   x, y: [N, C]   gamma: [G]   beta: [G], may be empty   stats: [N * groups, 2] = (mean, rstd)
-/// Types    x, y, gamma, beta: equal, f64 | f32 (GPU: also bf16);  stats: accumulator_of that type
-/// Alias    y may be x.   Repeatable: yes.   Saves for backward: x, stats
+/// Types    y, gamma, beta: equal, f64 | f32 (GPU: also bf16);  x: that type or accumulator_of it;  stats:
+///          accumulator_of that type
+/// Alias    y may be x where their types are equal.   Repeatable: yes.   Saves for backward: x, stats
 /// Errors   shape: C, G or N disagree;  invalid_argument: eps <= 0, groups does not divide C
 /// Source   Ba, Kiros, Hinton 2016, section 3
 struct LayerNormForward {
@@ -40,8 +41,9 @@ struct LayerNormForward {
 ///   d_gamma[c] += sum_{n,g} d_y * xhat        d_beta[c] += sum_{n,g} d_y
 ///
 /// Shapes   as forward; d_residual, d_x: [N, C]   d_gamma, d_beta: [G]; d_residual, d_gamma, d_beta may be empty
-/// Types    as forward; d_gamma, d_beta: accumulator_of x's type
-/// Alias    d_x may be d_y or d_residual.   Repeatable: yes, for any thread count.
+/// Types    as forward, d_y as y; d_x: that type or accumulator_of it;  d_residual: as d_x;  d_gamma, d_beta:
+///          accumulator_of that type
+/// Alias    d_x may be d_y, where their types are equal, or d_residual.   Repeatable: yes, for any thread count.
 /// Errors   as forward
 struct LayerNormBackward {
   static constexpr const char* name = "layer_norm_backward";

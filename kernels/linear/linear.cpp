@@ -16,12 +16,18 @@ void check_widths(const char* op, int64_t m, int64_t k) {
                kLargest);
 }
 
+// Of the operands of the products, which d_y may exceed.
+DType storage_type(const LinearBackward& op) {
+  if (op.d_weight && op.x) return op.x.dtype();
+  return op.d_x && op.weight ? op.weight.dtype() : op.d_y.dtype();
+}
+
 }  // namespace
 
 void LinearForward::check() const {
   check_floating(name, "x", x);
   check_dtype(name, "weight", weight, x.dtype());
-  check_dtype(name, "y", y, x.dtype());
+  check_dtype_or_accumulator(name, "y", y, x.dtype());
   BOREAS_CHECK(weight.cols() == x.cols(), shape, "{}: weight {} has {} inputs but x is {}; they must agree", name,
                to_string(weight), weight.cols(), to_string(x));
   check_shape(name, "y", y, x.rows(), weight.rows(), "weight", weight);
@@ -30,24 +36,47 @@ void LinearForward::check() const {
     check_vector(name, "bias", bias, weight.rows(), "weight", weight);
   }
   if (residual) {
-    check_dtype(name, "residual", residual, x.dtype());
+    check_dtype(name, "residual", residual, y.dtype());
     check_shape(name, "residual", residual, y.rows(), y.cols(), "y", y);
+  }
+  if (activation != Activation::none) {
+    check_dtype(name, "y", y, x.dtype());
+    BOREAS_CHECK(!residual, invalid_argument, "{}: a residual cannot be added to an activation", name);
+  }
+  if (pre_activation) {
+    BOREAS_CHECK(activation != Activation::none, invalid_argument,
+                 "{}: pre_activation is given but there is no activation", name);
+    check_dtype(name, "pre_activation", pre_activation, x.dtype());
+    check_shape(name, "pre_activation", pre_activation, y.rows(), y.cols(), "y", y);
+    BOREAS_CHECK(pre_activation.data() != y.data() || y.size() == 0, invalid_argument,
+                 "{}: pre_activation and y must not be the same memory", name);
   }
   check_widths(name, weight.rows(), weight.cols());
 }
 
 void LinearBackward::check() const {
   check_floating(name, "d_y", d_y);
+  const DType dtype = storage_type(*this);
+  check_dtype_or_accumulator(name, "d_y", d_y, dtype);
   if (d_x) {
-    check_dtype(name, "weight", weight, d_y.dtype());
-    check_dtype(name, "d_x", d_x, d_y.dtype());
+    check_dtype(name, "weight", weight, dtype);
+    check_dtype_or_accumulator(name, "d_x", d_x, dtype);
     check_shape(name, "weight", weight, d_y.cols(), d_x.cols(), "d_y", d_y);
     check_shape(name, "d_x", d_x, d_y.rows(), weight.cols(), "d_y", d_y);
     check_widths(name, weight.rows(), weight.cols());
   }
+  if (pre_activation) {
+    BOREAS_CHECK(d_x && !accumulate_d_x, invalid_argument,
+                 "{}: pre_activation needs a d_x that is written, not added to", name);
+    check_dtype(name, "pre_activation", pre_activation, dtype);
+    check_dtype(name, "d_x", d_x, dtype);
+    check_shape(name, "pre_activation", pre_activation, d_x.rows(), d_x.cols(), "d_x", d_x);
+    BOREAS_CHECK(pre_activation.data() != d_x.data() || d_x.size() == 0, invalid_argument,
+                 "{}: pre_activation and d_x must not be the same memory", name);
+  }
   if (d_weight) {
-    check_dtype(name, "x", x, d_y.dtype());
-    check_dtype(name, "d_weight", d_weight, accumulator_of(d_y.dtype()));
+    check_dtype(name, "x", x, dtype);
+    check_dtype(name, "d_weight", d_weight, accumulator_of(dtype));
     check_shape(name, "x", x, d_y.rows(), d_weight.cols(), "d_y", d_y);
     check_shape(name, "d_weight", d_weight, d_y.cols(), x.cols(), "x", x);
     check_widths(name, d_weight.rows(), d_weight.cols());

@@ -5,18 +5,27 @@
 
 namespace boreas {
 
+/// What a linear layer applies to its result. gelu is exact (erf); see activation.h.
+enum class Activation : uint8_t { none, gelu };
+
 /// Linear map of rows, forward.
 ///
-///   y[n,m] = sum_k x[n,k] weight[m,k] + bias[m] + residual[n,m]
+///   z[n,m] = sum_k x[n,k] weight[m,k] + bias[m]       y = activation(z) + residual
 ///
-/// Shapes   x: [N, K]   weight: [M, K]   bias: [M], may be empty   residual, y: [N, M], residual may be empty
-/// Types    all equal: f64 | f32
-/// Alias    residual may be y.   Repeatable: yes, for a fixed thread count.   Saves for backward: nothing (x is
-/// borrowed) Errors   shape: N, K or M disagree;  invalid_argument: types differ Source   y = x W^T + b, as
-/// torch.nn.Linear
+/// Shapes   x: [N, K]   weight: [M, K]   bias: [M]   residual, pre_activation, y: [N, M]; bias, residual and
+///          pre_activation may be empty
+/// Types    x, weight, bias, pre_activation: equal, f64 | f32 (GPU: also bf16);  y: that type or accumulator_of it
+///          (without an activation);  residual: as y
+/// Alias    residual may be y.   Repeatable: yes, for a fixed thread count.
+/// Saves for backward: x (borrowed); z in pre_activation, if given
+/// Errors   shape: N, K or M disagree;  invalid_argument: types differ, an activation and a residual, pre_activation
+///          without an activation
+/// Source   y = x W^T + b, as torch.nn.Linear
 struct LinearForward {
   static constexpr const char* name = "linear_forward";
   Tensor x, weight, bias, residual;
+  Activation activation = Activation::none;
+  Tensor pre_activation;
   Tensor y;
 
   void check() const;
@@ -26,23 +35,31 @@ struct LinearForward {
     f("weight", weight, Access::read);
     f("bias", bias, Access::read);
     f("residual", residual, Access::read);
+    f("pre_activation", pre_activation, Access::write);
     f("y", y, Access::write);
   }
 };
 
 /// Linear map of rows, backward. The residual's gradient is d_y itself.
 ///
-///   d_x[n,k] = sum_m d_y[n,m] weight[m,k]       (added to d_x with accumulate_d_x)
+///   d_x[n,k] = sum_m d_y[n,m] weight[m,k]       (added to d_x with accumulate_d_x; times gelu'(pre_activation[n,k])
+///                                               if pre_activation, of the layer that made x, is given)
 ///   d_weight[m,k] += sum_n d_y[n,m] x[n,k]      d_bias[m] += sum_n d_y[n,m]
 ///
-/// Shapes   as forward; d_x: [N, K]   d_weight: [M, K]   d_bias: [M]; each of the three may be empty (not wanted)
-/// Types    x, weight, d_y, d_x: equal, f64 | f32;  d_weight, d_bias: accumulator_of that type
-/// Errors   as forward
+/// Here y is the result before an activation: that of this layer is differentiated by whoever makes d_y.
+///
+/// Shapes   as forward; pre_activation, d_x: [N, K]   d_weight: [M, K]   d_bias: [M]; each of the last three may be
+///          empty (not wanted)
+/// Types    x, weight, pre_activation: equal, f64 | f32 (GPU: also bf16);  d_y: that type or accumulator_of it;
+///          d_x: likewise, but without pre_activation;  d_weight, d_bias: accumulator_of that type
+/// Alias    none.   Repeatable: yes, for a fixed thread count.
+/// Errors   as forward;  invalid_argument: pre_activation and accumulate_d_x
 struct LinearBackward {
   static constexpr const char* name = "linear_backward";
   Tensor x;       ///< only read for d_weight; may be empty without it
   Tensor weight;  ///< only read for d_x; may be empty without it
   Tensor d_y;
+  Tensor pre_activation;
   Tensor d_x;
   bool accumulate_d_x = false;
   Tensor d_weight, d_bias;
@@ -56,6 +73,7 @@ struct LinearBackward {
     f("x", d_weight ? x : Tensor(), Access::read);
     f("weight", d_x ? weight : Tensor(), Access::read);
     f("d_y", d_y, Access::read);
+    f("pre_activation", pre_activation, Access::read);
     f("d_x", d_x, accumulate_d_x ? Access::update : Access::write);
     f("d_weight", d_weight, Access::update);
     f("d_bias", d_bias, Access::update);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/core/cpu_loops.h"
+#include "kernels/core/vector_math.h"
 #include "kernels/linear/linear.h"
 
 namespace boreas {
@@ -39,15 +40,15 @@ void for_each_row_block(int64_t rows, Body&& body) {
   for (int64_t begin = 0; begin < rows; begin += kMostRows) body(Range{begin, std::min(begin + kMostRows, rows)});
 }
 
-// What the product is added to: bias and residual. False if there is neither, so nothing was written.
+// Writes to `sum` what the product is added to: bias and residual. False if there is neither, so nothing was written.
 template <class T>
-bool prefill(const LinearForward& op) {
+bool prefill(const LinearForward& op, const Tensor& sum) {
   const T* const bias = op.bias ? op.bias.as<T>() : nullptr;
-  const bool in_place = op.residual && op.residual.data() == op.y.data();
+  const bool in_place = op.residual && op.residual.data() == sum.data();
   if (!bias && !op.residual) return false;
   if (!bias && in_place) return true;
-  cpu::for_each_stretch(op.y.rows(), op.y.cols(), [&](int64_t i, int64_t j, int64_t n) {
-    T* const y = op.y.row<T>(i) + j;
+  cpu::for_each_stretch(sum.rows(), sum.cols(), [&](int64_t i, int64_t j, int64_t n) {
+    T* const y = sum.row<T>(i) + j;
     if (!op.residual) {
       std::memcpy(y, bias + j, n * sizeof(T));
       return;
@@ -89,10 +90,12 @@ void add_column_sums(const Tensor& d_y, const Tensor& d_bias, const Tensor& scra
 void cpu::launch(Backend, Context&, const LinearForward& op, Tensor) {
   dispatch_float(op.x.dtype(), [&]<class T>() {
     if (op.y.size() == 0) return;
-    const double beta = prefill<T>(op) ? 1 : 0;
-    for_each_row_block(op.y.rows(), [&](Range rows) {
-      product(CblasNoTrans, CblasTrans, op.x.slice(rows), op.weight, beta, op.y.slice(rows));
+    const Tensor& sum = op.pre_activation ? op.pre_activation : op.y;
+    const double beta = prefill<T>(op, sum) ? 1 : 0;
+    for_each_row_block(sum.rows(), [&](Range rows) {
+      product(CblasNoTrans, CblasTrans, op.x.slice(rows), op.weight, beta, sum.slice(rows));
     });
+    if (op.activation == Activation::gelu) map_elements<T>([](T z) { return vector_math::gelu(z); }, op.y, sum);
   });
 }
 
@@ -106,6 +109,8 @@ void cpu::launch(Backend, Context&, const LinearBackward& op, Tensor scratch) {
         product(CblasNoTrans, CblasNoTrans, op.d_y.slice(rows), op.weight, op.accumulate_d_x ? 1 : 0,
                 op.d_x.slice(rows));
     });
+    if (op.pre_activation)
+      map_elements<T>([](T d, T z) { return d * vector_math::gelu_slope(z); }, op.d_x, op.d_x, op.pre_activation);
   });
 }
 

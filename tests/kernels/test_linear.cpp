@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/core/vector_math.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/tolerances.h"
@@ -84,6 +85,46 @@ TEST(Linear, BackwardMatchesFiniteDifferences) {
         loss, {{"x", x, d_x}, {"weight", weight, d_weight}, {"bias", bias, d_bias}, {"residual", residual, d_y}});
     w.expect_padding_untouched();
   }
+}
+
+TEST(Linear, FusedGeluMatchesTheDefinitionAndKeepsItsArgument) {
+  for (const DType dtype : kTypes)
+    for (const auto [n, k, m] : kSizes)
+      for (const bool keep : {false, true}) {
+        Workspace w;
+        const Tensor x = w.random_strided(dtype, n, k), weight = w.random(dtype, {m, k}), bias = w.random(dtype, {m}),
+                     y = w.output_strided(dtype, n, m), z = keep ? w.output_strided(dtype, n, m) : Tensor();
+        run(w.ctx,
+            LinearForward{
+                .x = x, .weight = weight, .bias = bias, .activation = Activation::gelu, .pre_activation = z, .y = y});
+        std::vector<double> expected = dense(x, weight, bias, {});
+        if (keep) expect_close(z, expected);
+        for (double& value : expected) value = vector_math::gelu(value);
+        expect_close(y, expected);
+        w.expect_padding_untouched();
+      }
+}
+
+// Two layers with the activation between them: d_x of the second one is the gradient of the first one's z.
+TEST(Linear, FusedGeluBackwardMatchesFiniteDifferences) {
+  Workspace w;
+  const Tensor x = w.random(DType::f64, {9, 4}), w1 = w.random(DType::f64, {6, 4}), w2 = w.random(DType::f64, {3, 6});
+  const Tensor b1 = w.random(DType::f64, {6}), z = w.output_strided(DType::f64, 9, 6), h = w.output(DType::f64, {9, 6});
+  const Tensor y = w.output(DType::f64, {9, 3}), d_y = w.random(DType::f64, {9, 3});
+  const auto loss = [&] {
+    run(w.ctx,
+        LinearForward{.x = x, .weight = w1, .bias = b1, .activation = Activation::gelu, .pre_activation = z, .y = h});
+    run(w.ctx, LinearForward{.x = h, .weight = w2, .y = y});
+    return dot(y, d_y);
+  };
+  loss();
+  const Tensor d_z = w.output_strided(DType::f64, 9, 6), d_x = w.output(DType::f64, {9, 4});
+  const Tensor d_w1 = w.filled(DType::f64, {6, 4}, 0), d_b1 = w.filled(DType::f64, {6}, 0),
+               d_w2 = w.filled(DType::f64, {3, 6}, 0);
+  run(w.ctx, LinearBackward{.x = h, .weight = w2, .d_y = d_y, .pre_activation = z, .d_x = d_z, .d_weight = d_w2});
+  run(w.ctx, LinearBackward{.x = x, .weight = w1, .d_y = d_z, .d_x = d_x, .d_weight = d_w1, .d_bias = d_b1});
+  expect_gradients(loss, {{"x", x, d_x}, {"w1", w1, d_w1}, {"b1", b1, d_b1}, {"w2", w2, d_w2}});
+  w.expect_padding_untouched();
 }
 
 TEST(Linear, BackwardInSinglePrecisionMatchesDouble) {
@@ -187,6 +228,26 @@ TEST(Linear, WrongUseIsNamed) {
   BOREAS_EXPECT_ERROR(run(w.ctx, LinearBackward{.d_y = y, .d_x = x}), invalid_argument, "weight is required");
   BOREAS_EXPECT_ERROR(run(w.ctx, LinearBackward{.x = x, .d_y = y, .d_weight = w.output(DType::f32, {4, 4})}), shape,
                       "d_weight is f32 [4, 4] but must be [3, 4]");
+  BOREAS_EXPECT_ERROR(
+      run(w.ctx, LinearForward{.x = x, .weight = weight, .residual = y, .activation = Activation::gelu, .y = y}),
+      invalid_argument, "a residual cannot be added to an activation");
+  BOREAS_EXPECT_ERROR(run(w.ctx, LinearForward{.x = x, .weight = weight, .pre_activation = y, .y = y}),
+                      invalid_argument, "there is no activation");
+  BOREAS_EXPECT_ERROR(
+      run(w.ctx, LinearForward{.x = x, .weight = weight, .activation = Activation::gelu, .pre_activation = y, .y = y}),
+      invalid_argument, "must not be the same memory");
+  BOREAS_EXPECT_ERROR(run(w.ctx, LinearForward{.x = x, .weight = weight, .y = w.output(DType::f64, {5, 3})}),
+                      invalid_argument, "y is f64 but must be f32");
+  BOREAS_EXPECT_ERROR(run(w.ctx, LinearForward{.x = w.output(DType::bf16, {5, 4}),
+                                               .weight = w.output(DType::bf16, {3, 4}),
+                                               .y = w.output(DType::f64, {5, 3})}),
+                      invalid_argument, "y is f64 but must be bf16 or f32");
+  BOREAS_EXPECT_ERROR(run(w.ctx, LinearBackward{.weight = weight,
+                                                .d_y = y,
+                                                .pre_activation = x,
+                                                .d_x = w.output(DType::f32, {5, 4}),
+                                                .accumulate_d_x = true}),
+                      invalid_argument, "pre_activation needs a d_x");
   BOREAS_EXPECT_ERROR(run(w.ctx, LinearForward{.x = w.output(DType::bf16, {5, 4}),
                                                .weight = w.output(DType::bf16, {3, 4}),
                                                .y = w.output(DType::bf16, {5, 3})}),
