@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/core/check.h"
+#include "kernels/window_attention/window_attention_cuda.h"
 
 namespace boreas {
 
@@ -42,10 +43,19 @@ void WindowAttentionForward::check() const { check_inputs(*this, {}); }
 
 int64_t WindowAttentionForward::flops() const { return 4 * num_pairs(q.rows(), window) * q.cols(); }
 
+int64_t WindowAttentionForward::scratch_bytes() const { return q.device().is_cuda() ? 0 : cpu::scratch_bytes(*this); }
+
 void WindowAttentionBackward::check() const {
   check_inputs(*this, {{"d_o", d_o}, {"d_q", d_q}, {"d_k", d_k}, {"d_v", d_v}});
 }
 
 int64_t WindowAttentionBackward::flops() const { return 10 * num_pairs(q.rows(), window) * q.cols(); }
+
+int64_t WindowAttentionBackward::scratch_bytes() const {
+  if (!q.device().is_cuda()) return cpu::scratch_bytes(*this);
+  ScratchPieces pieces;
+  cuda::RowTerms(pieces, *this);
+  return pieces.bytes();
+}
 
 }  // namespace boreas

@@ -1,9 +1,32 @@
 // Attention of a sequence over itself, restricted to a window.
 #pragma once
 
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "kernels/core/fields.h"
 #include "kernels/core/op.h"
 
 namespace boreas {
+
+/// Which CUDA kernels compute. `automatic` takes the first of hopper, tensor_cores, generic that supports the case;
+/// the CPU has one version and ignores it.
+enum class WindowAttentionKernel : uint8_t {
+  automatic,
+  hopper,        ///< wgmma and TMA: compute capability 9.0
+  tensor_cores,  ///< mma.sync: bf16, head sizes up to 128
+  generic,       ///< f32 or bf16, head sizes up to 256
+};
+template <>
+struct EnumNames<WindowAttentionKernel> {
+  static constexpr std::array values{
+      std::pair{WindowAttentionKernel::automatic, std::string_view("automatic")},
+      std::pair{WindowAttentionKernel::hopper, std::string_view("hopper")},
+      std::pair{WindowAttentionKernel::tensor_cores, std::string_view("tensor_cores")},
+      std::pair{WindowAttentionKernel::generic, std::string_view("generic")},
+  };
+};
 
 /// Windowed self-attention, forward. For every row i and head:
 ///
@@ -13,10 +36,11 @@ namespace boreas {
 /// with a running softmax: memory grows with S, never with S * S or S * window.
 ///
 /// Shapes   q, k, v, o: [S, H*D]; channel index = head * D + c   stats: [S, H]
-/// Types    f64 | f32, equal; stats in the accumulator type
+/// Types    CPU: f64 | f32; GPU: f32 | bf16; equal; stats in the accumulator type
 /// Saves    stats: log sum_j exp(scale * q_i . k_j)
 /// Alias    none.        Repeatable: yes, for any number of threads.
 /// Errors   shape: a size disagrees;  invalid_argument: dtypes differ, num_heads < 1, scale < 0 or not finite
+///          unsupported: the device or the kernel that is demanded does not compute this type or head size
 /// Source   Vaswani et al. 2017, section 3.2; running softmax: Milakov, Gimelshein 2018; tiles: Dao et al. 2022
 struct WindowAttentionForward {
   static constexpr const char* name = "window_attention_forward";
@@ -24,6 +48,7 @@ struct WindowAttentionForward {
   int64_t num_heads = 1;
   int64_t window = -1;  ///< < 0: global
   double scale = 0;     ///< 0: 1 / sqrt(D)
+  WindowAttentionKernel kernel = WindowAttentionKernel::automatic;
   Tensor o = {}, stats = {};
 
   void check() const;
@@ -51,6 +76,7 @@ struct WindowAttentionBackward {
   int64_t num_heads = 1;
   int64_t window = -1;  ///< < 0: global
   double scale = 0;     ///< 0: 1 / sqrt(D)
+  WindowAttentionKernel kernel = WindowAttentionKernel::automatic;
   Tensor d_o = {}, d_q = {}, d_k = {}, d_v = {};
 
   void check() const;
@@ -64,6 +90,8 @@ struct WindowAttentionBackward {
 };
 
 namespace cpu {
+int64_t scratch_bytes(const WindowAttentionForward&);
+int64_t scratch_bytes(const WindowAttentionBackward&);
 void launch(Backend, Context&, const WindowAttentionForward&, Tensor scratch);
 void launch(Backend, Context&, const WindowAttentionBackward&, Tensor scratch);
 }  // namespace cpu

@@ -298,15 +298,15 @@ void backward_keys(const WindowAttentionBackward& op, const BackwardScratch<T>& 
 
 }  // namespace
 
-int64_t WindowAttentionForward::scratch_bytes() const {
+int64_t cpu::scratch_bytes(const WindowAttentionForward& op) {
   ScratchPieces pieces;
-  dispatch_float(q.dtype(), [&]<class T>() { ForwardScratch<T>(pieces, Sizes<T>(*this), omp_get_max_threads()); });
+  dispatch_float(op.q.dtype(), [&]<class T>() { ForwardScratch<T>(pieces, Sizes<T>(op), omp_get_max_threads()); });
   return pieces.bytes();
 }
 
-int64_t WindowAttentionBackward::scratch_bytes() const {
+int64_t cpu::scratch_bytes(const WindowAttentionBackward& op) {
   ScratchPieces pieces;
-  dispatch_float(q.dtype(), [&]<class T>() { BackwardScratch<T>(pieces, Sizes<T>(*this), omp_get_max_threads()); });
+  dispatch_float(op.q.dtype(), [&]<class T>() { BackwardScratch<T>(pieces, Sizes<T>(op), omp_get_max_threads()); });
   return pieces.bytes();
 }
 
