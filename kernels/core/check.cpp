@@ -36,4 +36,11 @@ void check_floating(const char* op, const char* name, const Tensor& tensor) {
                to_string(tensor.dtype()));
 }
 
+void check_stored_as(const char* op, const char* name, const Tensor& tensor, DType accumulator) {
+  BOREAS_CHECK(!tensor.empty(), invalid_argument, "{}: {} is required but was not given", op, name);
+  BOREAS_CHECK(is_floating(tensor.dtype()) && accumulator_of(tensor.dtype()) == accumulator, invalid_argument,
+               "{}: {} is {} but must be {}", op, name, to_string(tensor.dtype()),
+               accumulator == DType::f32 ? "f32 or bf16" : to_string(accumulator));
+}
+
 }  // namespace boreas

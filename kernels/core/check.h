@@ -23,4 +23,7 @@ void check_dtype_or_accumulator(const char* op, const char* name, const Tensor& 
 /// Throws `invalid_argument` unless the tensor is there and is f64, f32 or bf16.
 void check_floating(const char* op, const char* name, const Tensor& tensor);
 
+/// Throws `invalid_argument` unless the tensor is there and has that type, or a storage type whose sums are kept in it.
+void check_stored_as(const char* op, const char* name, const Tensor& tensor, DType accumulator);
+
 }  // namespace boreas

@@ -51,8 +51,8 @@ void check_fields(const char* op, const Tensor& fields, std::span<const int32_t>
 
 void Add::check() const {
   check_floating(name, "y", y);
-  check_dtype(name, "a", a, y.dtype());
-  check_dtype(name, "b", b, y.dtype());
+  check_stored_as(name, "a", a, accumulator_of(y.dtype()));
+  check_stored_as(name, "b", b, accumulator_of(y.dtype()));
   check_shape(name, "a", a, y.rows(), y.cols(), "y", y);
   check_shape(name, "b", b, y.rows(), y.cols(), "y", y);
 }

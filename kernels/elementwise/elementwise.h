@@ -10,7 +10,7 @@ namespace boreas {
 /// y = a + b
 ///
 /// Shapes   a, b, y: [N, C]
-/// Types    equal: f64 | f32
+/// Types    all f64, or each f32 | bf16 (the sum is made in f32)
 /// Alias    y may be a or b.   Repeatable: yes.
 /// Errors   shape: they disagree;  invalid_argument: types differ
 struct Add {
@@ -141,7 +141,7 @@ struct AddColumns {
 ///   y[c,k] = fields[v,c] * mul[v] + add[v],  v = columns[k];   fill[v] where that is NaN, unless fill[v] is NaN
 ///
 /// Shapes   fields: [V, cells]   mul, add, fill: V   columns: n, positions in fields   y: [cells, n]
-/// Types    fields: f32;  y: f64 | f32 (the arithmetic is done in f64 for f64, else in f32)
+/// Types    fields: f32;  y: f64 | f32 | bf16 (the arithmetic is done in f64 for f64, else in f32)
 /// Errors   shape: sizes disagree;  invalid_argument: types differ, a column that does not exist
 struct NormaliseFields {
   static constexpr const char* name = "normalise_fields";

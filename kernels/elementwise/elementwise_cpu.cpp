@@ -70,6 +70,7 @@ void for_each_tile(int64_t cells, int64_t columns, Body&& body) {
 }  // namespace
 
 void cpu::launch(Backend, Context&, const Add& op, Tensor) {
+  for (const Tensor& operand : {op.a, op.b}) dispatch_float(operand.dtype(), []<class T>() {});  // refuses bf16
   dispatch_float(op.y.dtype(), [&]<class T>() { map_elements<T>([](T a, T b) { return a + b; }, op.y, op.a, op.b); });
 }
 

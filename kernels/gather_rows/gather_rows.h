@@ -32,7 +32,7 @@ struct GatherRows {
 ///   y[ids[i],:] += x[i,:]
 ///
 /// Shapes   x: [m, C]   ids: [m] i32, unique   y: [n, C], accumulated; the caller zeroes it
-/// Types    x, y: equal, f64 | f32
+/// Types    x: f64 | f32 | bf16;  y: accumulator_of that type
 /// Alias    none.   Repeatable: yes, because ids are unique.
 /// Errors   as GatherRows
 struct ScatterAddRows {

@@ -10,17 +10,18 @@ namespace {
 template <class Op>
 void check_common(const Op& op) {
   check_floating(op.name, "prediction", op.prediction);
-  const DType dtype = op.prediction.dtype(), accumulator = accumulator_of(dtype);
+  const DType dtype = accumulator_of(op.prediction.dtype());
+  check_dtype(op.name, "prediction", op.prediction, dtype);
   check_dtype(op.name, "target", op.target, dtype);
-  check_dtype(op.name, "node_weights", op.node_weights, accumulator);
-  check_dtype(op.name, "column_weights", op.column_weights, accumulator);
-  check_dtype(op.name, "loss", op.loss, accumulator);
+  check_dtype(op.name, "node_weights", op.node_weights, dtype);
+  check_dtype(op.name, "column_weights", op.column_weights, dtype);
+  check_dtype(op.name, "loss", op.loss, dtype);
   check_vector(op.name, "column_weights", op.column_weights, op.prediction.cols(), "prediction", op.prediction);
   BOREAS_CHECK((op.loss.size() == 1 || op.loss.size() == op.prediction.cols()) && op.loss.contiguous(), shape,
                "{}: loss is {} but must be 1 value, or one for each of the {} columns", op.name, to_string(op.loss),
                op.prediction.cols());
   if (op.d_prediction) {
-    check_dtype(op.name, "d_prediction", op.d_prediction, dtype);
+    check_stored_as(op.name, "d_prediction", op.d_prediction, dtype);
     check_shape(op.name, "d_prediction", op.d_prediction, op.prediction.rows(), op.prediction.cols(), "prediction",
                 op.prediction);
   }

@@ -21,14 +21,15 @@ struct EnumNames<LossKind> {
 ///
 ///   loss = 1/num_items sum_{r,w} node_weights[r] column_weights[w] term(e[r,w])
 ///   term:  mse e^2 | mae |e| | rmse as mse, then the root of the loss | huber |e| < 1 ? e^2/2 : |e| - 1/2 | logcosh
-///   log(cosh(e)) d_prediction = loss_scale * d loss / d prediction
+///   log(cosh(e))
+///   d_prediction = loss_scale * d loss / d prediction
 ///
 /// Means over variables and time steps are factors of column_weights, which the caller makes. With `loss` of W values,
 /// each column's own sum is kept; d_prediction is then the gradient of their sum.
 ///
 /// Shapes   prediction, target, d_prediction: [R, W]   node_weights: N values, or R   column_weights: W values
 ///          loss: 1 or W values (overwritten)   d_prediction may be empty
-/// Types    prediction, target, d_prediction: equal, f64 | f32;  weights, loss: accumulator_of that type
+/// Types    prediction, target, weights, loss: equal, f64 | f32;  d_prediction: the same, or bf16 for f32
 /// Alias    d_prediction may be prediction or target.   Repeatable: yes, for any thread count (sums are kept in f64).
 /// NaN      with ignore_nans a point whose target is NaN adds nothing and has no gradient; the divisor stays
 /// Errors   shape: sizes disagree;  invalid_argument: types differ

@@ -43,6 +43,10 @@ void dispatch_loss(LossKind kind, F&& f) {
   }
 }
 
+void refuse_bf16_gradient(const Tensor& d_prediction) {
+  if (d_prediction) dispatch_float(d_prediction.dtype(), []<class T>() {});
+}
+
 /// Sums parts in order into `loss`; columns keep apart if there is room for each.
 template <class T>
 void add_up(const double* part_sums, int64_t num_parts, double divisor, const Tensor& loss) {
@@ -110,12 +114,14 @@ void weighted_loss(const WeightedLoss& op, double* part_sums) {
 }  // namespace
 
 void cpu::launch(Backend, Context&, const WeightedLoss& op, Tensor scratch) {
+  refuse_bf16_gradient(op.d_prediction);
   dispatch_float(op.prediction.dtype(), [&]<class T>() {
     dispatch_loss(op.kind, [&]<LossKind kind>() { weighted_loss<T, kind>(op, static_cast<double*>(scratch.data())); });
   });
 }
 
 void cpu::launch(Backend, Context&, const CrpsLoss& op, Tensor scratch) {
+  refuse_bf16_gradient(op.d_prediction);
   dispatch_float(op.prediction.dtype(), [&]<class T>() {
     const int64_t num_members = op.num_members, num_nodes = op.target.rows() / op.num_items;
     const Partition parts = summation_parts(op.target.rows());

@@ -49,6 +49,70 @@ TEST(AdamW, FollowsTheAlgorithmForManySteps) {
     }
 }
 
+TEST(AdamW, ControlReplacesTheNumbers) {
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (const DType stored_type : {dtype, DType::bf16}) {
+      if (accumulator_of(stored_type) != dtype) continue;
+      Workspace w;
+      const int64_t rows = 7, cols = 301;
+      const AdamW by_numbers{.value = w.random_strided(dtype, rows, cols),
+                             .grad = w.random(dtype, {rows, cols}),
+                             .first_moment = w.filled(dtype, {rows, cols}, 0),
+                             .second_moment = w.filled(dtype, {rows, cols}, 0),
+                             .learning_rate = 0.0078125,
+                             .beta1 = 0.75,
+                             .beta2 = 0.875,
+                             .step = 2,
+                             .grad_scale = 0.5};
+      AdamW by_control = by_numbers;
+      for (Tensor* tensor : {&by_control.value, &by_control.first_moment, &by_control.second_moment})
+        *tensor = w.copy_of(*tensor);
+      by_control.stored = w.output(stored_type, {rows, cols});
+      by_control.control = w.of(dtype, {4}, {0.0078125, 1 - 0.75 * 0.75, 1 - 0.875 * 0.875, 0.5});
+      by_control.learning_rate = by_control.grad_scale = 77;
+      by_control.step = 1234;
+      run(w.ctx, by_numbers);
+      run(w.ctx, by_control);
+      EXPECT_TRUE(identical(by_control.value, by_numbers.value));
+      EXPECT_TRUE(identical(by_control.first_moment, by_numbers.first_moment));
+      EXPECT_TRUE(identical(by_control.second_moment, by_numbers.second_moment));
+      EXPECT_TRUE(identical(by_control.stored, w.copy_of(by_control.value, stored_type)));
+      w.expect_padding_untouched();
+    }
+}
+
+TEST(AdamW, AScaleOfNanChangesNothing) {
+  Workspace w;
+  const Tensor value = w.random(DType::f32, {100}), before = w.copy_of(value);
+  const Tensor first = w.filled(DType::f32, {100}, 0.5), stored = w.filled(DType::bf16, {100}, 3);
+  run(w.ctx, AdamW{.value = value,
+                   .grad = w.filled(DType::f32, {100}, NAN),
+                   .first_moment = first,
+                   .second_moment = w.filled(DType::f32, {100}, 0.5),
+                   .stored = stored,
+                   .control = w.of(DType::f32, {4}, {0.1, 0.1, 0.1, NAN})});
+  EXPECT_TRUE(identical(value, before));
+  EXPECT_EQ(values_of(first), std::vector<double>(100, 0.5));
+  EXPECT_EQ(values_of(stored), std::vector<double>(100, 3));
+}
+
+TEST(ClipScale, LimitsTheNorm) {
+  struct Row {
+    double sum_of_squares, max_norm, base_scale, expected;
+  };
+  for (const Row& row : {Row{16, 2, 1, 0.5}, Row{16, 8, 1, 1}, Row{16, 0, 1, 1}, Row{16, 2, 0.25, 0.25},
+                         Row{16, 0.5, 0.25, 0.125}, Row{0, 1, 1, 1}, Row{INFINITY, 1, 1, NAN}, Row{NAN, 0, 1, NAN}})
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      Workspace w;
+      const Tensor control = w.of(dtype, {4}, {1, 2, 3, 4});
+      run(w.ctx, ClipScale{.sum_of_squares = w.of(DType::f64, {1}, {row.sum_of_squares}),
+                           .max_norm = row.max_norm,
+                           .base_scale = row.base_scale,
+                           .control = control});
+      expect_close(control, std::vector<double>{1, 2, 3, row.expected}, 0, 0);
+    }
+}
+
 TEST(AdamW, ZeroLearningRateMovesOnlyTheMoments) {
   Workspace w;
   const Tensor value = w.random(DType::f32, {100}), before = w.copy_of(value), first = w.filled(DType::f32, {100}, 0);
@@ -93,6 +157,21 @@ TEST(AdamW, WrongUseIsNamed) {
   op = good;
   op.first_moment = w.random(DType::f64, {4});
   BOREAS_EXPECT_ERROR(run(w.ctx, op), invalid_argument, "first_moment is f64 but must be f32");
+  op = good;
+  op.stored = w.random(DType::f64, {4});
+  BOREAS_EXPECT_ERROR(run(w.ctx, op), invalid_argument, "stored is f64 but must be f32 or bf16");
+  op = good;
+  op.control = w.random(DType::f32, {3});
+  BOREAS_EXPECT_ERROR(run(w.ctx, op), shape, "control is f32 [3] but must be 4 contiguous values");
+  op = good;
+  op.value = w.random(DType::bf16, {4});
+  BOREAS_EXPECT_ERROR(run(w.ctx, op), invalid_argument, "value is bf16 but must be f32");
+  const Tensor sum = w.of(DType::f64, {1}, {1});
+  BOREAS_EXPECT_ERROR(run(w.ctx, ClipScale{.sum_of_squares = value, .control = value}), invalid_argument,
+                      "sum_of_squares is f32 but must be f64");
+  BOREAS_EXPECT_ERROR(run(w.ctx, ClipScale{.sum_of_squares = sum, .control = other}), shape, "control is f32 [5]");
+  BOREAS_EXPECT_ERROR(run(w.ctx, ClipScale{.sum_of_squares = sum, .base_scale = 0, .control = value}), invalid_argument,
+                      "base_scale is 0");
 }
 
 }  // namespace

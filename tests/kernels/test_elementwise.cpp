@@ -195,6 +195,9 @@ TEST(Elementwise, WrongUseIsNamed) {
   const int32_t good[] = {0}, far[] = {3}, twice[] = {1, 1}, pair[] = {0, 1};
   BOREAS_EXPECT_ERROR(run(w.ctx, Add{.a = x, .b = y, .y = x}), shape, "add: b is f32 [4, 2] but must be [4, 3]");
   BOREAS_EXPECT_ERROR(run(w.ctx, Add{.a = x, .b = w.random(DType::f64, {4, 3}), .y = x}), invalid_argument, "b is f64");
+  const Tensor narrow = w.random(DType::bf16, {4, 3});
+  BOREAS_EXPECT_ERROR(run(w.ctx, Add{.a = x, .b = narrow, .y = x}), unsupported, "not in bf16");
+  BOREAS_EXPECT_ERROR(run(w.ctx, Add{.a = x, .b = x, .y = narrow}), unsupported, "not in bf16");
   BOREAS_EXPECT_ERROR(run(w.ctx, Copy{.x = w.ids({1}), .y = w.output(DType::f32, {1})}), invalid_argument,
                       "i32 cannot be converted to f32");
   BOREAS_EXPECT_ERROR(run(w.ctx, Blend{.x = x, .weight = 2, .y = x}), invalid_argument, "weight is 2");

@@ -67,6 +67,11 @@ TEST(GatherRows, WrongUseIsNamed) {
                       "ids is f32 but must be i32");
   BOREAS_EXPECT_ERROR(run(w.ctx, GatherRows{.x = x, .ids = w.ids({0, 1}), .y = w.output(DType::f64, {2, 2})}),
                       invalid_argument, "y is f64 but must be f32");
+  const Tensor narrow = w.random(DType::bf16, {2, 2});
+  BOREAS_EXPECT_ERROR(run(w.ctx, ScatterAddRows{.x = narrow, .ids = w.ids({0, 1}), .y = narrow}), invalid_argument,
+                      "y is bf16 but must be f32");
+  BOREAS_EXPECT_ERROR(run(w.ctx, ScatterAddRows{.x = narrow, .ids = w.ids({0, 1}), .y = x}), unsupported,
+                      "not in bf16");
 }
 
 }  // namespace

@@ -280,6 +280,12 @@ TEST(Loss, WrongUseIsNamed) {
   op.loss = w.output(DType::f32, {3});
   BOREAS_EXPECT_ERROR(run(w.ctx, op), shape, "loss is f32 [3] but must be 1 value, or one for each of the 2 columns");
   op = good;
+  op.d_prediction = w.random(DType::bf16, {6, 2});
+  BOREAS_EXPECT_ERROR(run(w.ctx, op), unsupported, "not in bf16");
+  op = good;
+  op.d_prediction = w.random(DType::f64, {6, 2});
+  BOREAS_EXPECT_ERROR(run(w.ctx, op), invalid_argument, "d_prediction is f64 but must be f32 or bf16");
+  op = good;
   op.column_weights = weights(w, DType::f64, 2);
   BOREAS_EXPECT_ERROR(run(w.ctx, op), invalid_argument, "column_weights is f64 but must be f32");
   CrpsLoss crps{.prediction = p,
