@@ -1,7 +1,11 @@
 // Context: where and how to compute. The first argument of everything that does.
 #pragma once
 
+#include <functional>
+#include <map>
+#include <memory>
 #include <string>
+#include <typeindex>
 
 #include "kernels/core/arena.h"
 
@@ -31,12 +35,31 @@ class Context {
     return Tensor(arena_->borrow(end, shape.size() * size_of(dtype)), dtype, shape, device());
   }
 
-  Trace* trace = nullptr;  ///< null: op timings are not recorded
+  /// What a vendor library keeps with a context, such as its handle: `T(ctx)`, made at its first use.
+  template <class T>
+  T& library() {
+    std::shared_ptr<void>& slot = libraries_[typeid(T)];
+    if (!slot) slot = std::make_shared<T>(*this);
+    return *static_cast<T*>(slot.get());
+  }
+  /// Memory for vendor libraries to compute in, of this size whatever they compute; made at its first use, never while
+  /// planning. One is enough: they share the stream.
+  static constexpr int64_t kLibraryWorkspaceBytes = int64_t{32} << 20;
+  const Buffer& library_workspace() {
+    BOREAS_CHECK(!planning(), internal, "a plan needs no memory of libraries");
+    if (library_workspace_.bytes() == 0) library_workspace_ = Buffer::on(device(), kLibraryWorkspaceBytes, "libraries");
+    return library_workspace_;
+  }
+
+  Trace* trace = nullptr;                             ///< null: op timings are not recorded
+  std::function<void(const std::string&)> log_debug;  ///< null: choices such as that of an algorithm are not logged
 
  private:
   Arena* arena_;
   Mode mode_;
   Stream compute_;
+  Buffer library_workspace_;
+  std::map<std::type_index, std::shared_ptr<void>> libraries_;
 };
 
 /// Gives back, at its end, all scratch memory borrowed since its beginning.

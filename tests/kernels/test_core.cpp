@@ -361,5 +361,26 @@ TEST(Support, RandomEdgesHaveIsolatedNodes) {
   for (const int32_t src : e.src_of) EXPECT_TRUE(src >= 0 && src < 19);
 }
 
+struct CountedLibrary {
+  static inline int num_made = 0;
+  explicit CountedLibrary(Context&) { ++num_made; }
+};
+
+TEST(Context, MakesLibrariesAndTheirMemoryOnceAndWhenWanted) {
+  {
+    Workspace w;
+    EXPECT_EQ(live_bytes("libraries"), 0);
+    CountedLibrary& library = w.ctx.library<CountedLibrary>();
+    EXPECT_EQ(&w.ctx.library<CountedLibrary>(), &library);
+    EXPECT_EQ(CountedLibrary::num_made, 1);
+    EXPECT_EQ(w.ctx.library_workspace().data(), w.ctx.library_workspace().data());
+    EXPECT_EQ(live_bytes("libraries"), Context::kLibraryWorkspaceBytes);
+  }
+  EXPECT_EQ(live_bytes("libraries"), 0);
+  Arena counting;
+  Context plan(Device::cpu(), counting, Mode::plan);
+  BOREAS_EXPECT_ERROR(plan.library_workspace(), internal, "needs no memory");
+}
+
 }  // namespace
 }  // namespace boreas::test
