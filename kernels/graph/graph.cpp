@@ -64,6 +64,12 @@ Graph Graph::from_sorted(int64_t num_src, int64_t num_dst, std::span<const int64
   Graph graph(index_storage(Device::cpu(), num_src, num_dst, num_edges), num_src, num_dst, num_edges);
   std::ranges::copy(dst_ptr, graph.dst_ptr.as<int64_t>());
   std::ranges::copy(src_of, graph.src_of.as<int32_t>());
+  if (num_edges > 0 && num_edges % num_dst == 0) {
+    const int64_t degree = num_edges / num_dst;
+    bool fixed = true;
+    for (int64_t i = 0; i < num_dst; ++i) fixed &= dst_ptr[i] == degree * i;
+    if (fixed) graph.fixed_degree_ = degree;
+  }
 
   // By source: edges are visited in ascending order, so the edges of a source stay ascending.
   const std::span src_ptr(graph.src_ptr.as<int64_t>(), num_src + 1);
@@ -85,6 +91,7 @@ Graph Graph::from_sorted(int64_t num_src, int64_t num_dst, std::span<const int64
 Graph Graph::to(Device device, const Stream& stream) const {
   BOREAS_CHECK(!dst_ptr.empty(), invalid_argument, "graph: an empty graph cannot be copied to {}", to_string(device));
   Graph copy(index_storage(device, num_src_, num_dst_, num_edges_), num_src_, num_dst_, num_edges_);
+  copy.fixed_degree_ = fixed_degree_;
   copy_bytes(stream, copy.storage_.data(), device, storage_.data(), storage_.device(), storage_.bytes());
   stream.synchronize();
   return copy;

@@ -31,6 +31,9 @@ class Graph {
   int64_t num_src() const { return num_src_; }
   int64_t num_dst() const { return num_dst_; }
   int64_t num_edges() const { return num_edges_; }
+  /// The number of edges that end in every destination, so that edge m ends in m / fixed_degree(); 0 if it varies or
+  /// there are no edges.
+  int64_t fixed_degree() const { return fixed_degree_; }
 
   Tensor dst_ptr, src_of, src_ptr, edge_of, dst_of;
 
@@ -40,7 +43,7 @@ class Graph {
  private:
   Graph(Buffer storage, int64_t num_src, int64_t num_dst, int64_t num_edges);  ///< lays the arrays over the buffer
 
-  int64_t num_src_ = 0, num_dst_ = 0, num_edges_ = 0;
+  int64_t num_src_ = 0, num_dst_ = 0, num_edges_ = 0, fixed_degree_ = 0;
   Buffer storage_;
 };
 

@@ -36,6 +36,21 @@ TEST(Graph, FromSortedBuildsTheIndexBySource) {
   EXPECT_EQ(to_vector<int32_t>(graph.dst_of), (std::vector<int32_t>{0, 2, 2, 0, 2, 3}));
 }
 
+TEST(Graph, KnowsAFixedDegree) {
+  const auto degree_of = [](std::vector<int64_t> dst_ptr) {
+    const std::vector<int32_t> src_of(dst_ptr.back(), 0);
+    return Graph::from_sorted(1, int64_t(dst_ptr.size()) - 1, dst_ptr, src_of).fixed_degree();
+  };
+  EXPECT_EQ(degree_of({0, 3, 6, 9}), 3);
+  EXPECT_EQ(degree_of({0, 3, 5, 9}), 0);
+  EXPECT_EQ(degree_of({0, 3, 6, 8}), 0);
+  EXPECT_EQ(degree_of({0, 0, 0}), 0);
+  EXPECT_EQ(degree_of({0}), 0);
+  const Graph pairs = Graph::from_sorted(2, 2, std::vector<int64_t>{0, 2, 4}, std::vector<int32_t>{0, 1, 1, 0});
+  EXPECT_EQ(pairs.fixed_degree(), 2);
+  EXPECT_EQ(restrict_to(pairs, {1, 2}).graph.fixed_degree(), 2);
+}
+
 TEST(Graph, EmptyGraphsAreLegal) {
   const Graph none = Graph::from_sorted(0, 0, std::vector<int64_t>{0}, {});
   EXPECT_EQ(none.num_edges(), 0);
