@@ -13,12 +13,35 @@ namespace fs = std::filesystem;
 
 namespace {
 
+// A tensor as the host sees it: itself, or a copy.
+class HostView {
+ public:
+  explicit HostView(const Tensor& tensor) : tensor_(tensor), host_(tensor) {
+    if (!tensor.device().is_cuda()) return;
+    storage_ = Buffer(Device::cpu(), Buffer::Kind::host, tensor.bytes(), "checkpoint");
+    host_ = storage_.tensor(tensor.dtype(), tensor.shape());
+    copy_now(host_.data(), Device::cpu(), tensor.data(), tensor.device(), tensor.bytes());
+  }
+  const Tensor& host() const { return host_; }
+  void write_back() const {
+    if (storage_.data()) copy_now(tensor_.data(), tensor_.device(), host_.data(), Device::cpu(), tensor_.bytes());
+  }
+
+ private:
+  Buffer storage_;
+  Tensor tensor_, host_;
+};
+
 void write_named(Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
-  store.for_each_in(flat, [&](const std::string& name, Tensor slice) { file.write(group + "/" + name, slice); });
+  const HostView view(flat);
+  store.for_each_in(view.host(), [&](const std::string& name, Tensor slice) { file.write(group + "/" + name, slice); });
 }
 
 void read_named(const Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
-  store.for_each_in(flat, [&](const std::string& name, Tensor slice) { file.read_into(group + "/" + name, slice); });
+  const HostView view(flat);
+  store.for_each_in(view.host(),
+                    [&](const std::string& name, Tensor slice) { file.read_into(group + "/" + name, slice); });
+  view.write_back();
 }
 
 // One line for each parameter that the file lacks, has too much, or has in another shape or type.
@@ -91,8 +114,9 @@ void save_checkpoint(const std::string& path, const StepModel& model, const Opti
   const ParameterStore& store = model.parameters();
   fs::create_directories(fs::path(path).parent_path());
   Hdf5File file = Hdf5File::create(path);
-  write_named(file, "parameters", store, store.flat_values());
-  store.for_each_constant([&](const std::string& name, Tensor value) { file.write("constants/" + name, value); });
+  write_named(file, "parameters", store, store.flat_masters());
+  store.for_each_constant(
+      [&](const std::string& name, Tensor value) { file.write("constants/" + name, HostView(value).host()); });
   write_named(file, "optimizer/first_moment", store, optimizer.first_moment());
   write_named(file, "optimizer/second_moment", store, optimizer.second_moment());
   if (optimizer.averages()) write_named(file, "ema", store, optimizer.average());
@@ -114,7 +138,8 @@ TrainingState load_checkpoint(const std::string& path, StepModel& model, Optimiz
   check_fits(path, found);
 
   const ParameterStore& store = model.parameters();
-  read_named(file, "parameters", store, store.flat_values());
+  read_named(file, "parameters", store, store.flat_masters());
+  model.parameters().round_masters();
   read_named(file, "optimizer/first_moment", store, optimizer.first_moment());
   read_named(file, "optimizer/second_moment", store, optimizer.second_moment());
   if (optimizer.averages()) read_named(file, "ema", store, optimizer.average());
@@ -136,7 +161,8 @@ void load_weights(const std::string& path, StepModel& model, Weights which) {
                path);
   check_fits(path, parameter_differences(file, model.parameters()));
   const bool averaged = which == Weights::best_known && file.exists("ema");
-  read_named(file, averaged ? "ema" : "parameters", model.parameters(), model.parameters().flat_values());
+  read_named(file, averaged ? "ema" : "parameters", model.parameters(), model.parameters().flat_masters());
+  model.parameters().round_masters();
 }
 
 ModelSetup load_setup(const std::string& path) { return read_setup(Hdf5File::open(path)); }

@@ -179,10 +179,11 @@ struct EnumNames<DeviceChoice> {
                                      std::pair{DeviceChoice::cuda, std::string_view("cuda")}};
 };
 
-enum class Precision : uint8_t { f32, f64 };
+enum class Precision : uint8_t { f32, bf16, f64 };
 template <>
 struct EnumNames<Precision> {
   static constexpr std::array values{std::pair{Precision::f32, std::string_view("f32")},
+                                     std::pair{Precision::bf16, std::string_view("bf16")},
                                      std::pair{Precision::f64, std::string_view("f64")}};
 };
 
@@ -201,7 +202,10 @@ struct RunConfig {
   void fields(auto&& visit) {
     visit("output", output, "path", "folder for checkpoints, metrics, forecasts and reports");
     visit("device", device, "", "where to compute: auto, cpu or cuda");
-    visit("precision", precision, "", "type of weights and activations");
+    visit(
+        "precision", precision, "",
+        "type of weights and activations: f32, bf16 (GPU only; sums, master weights and optimizer state stay f32), f64 "
+        "(CPU only)");
     visit("data", data, "", "datasets, dates, variables");
     visit("graph", graph, "", "nodes and edges");
     visit("model", model, "", "the network");

@@ -14,8 +14,8 @@ constexpr double kSamePlace = 1e-5;  // degrees
 // The two states that a forecast alternates between.
 struct States {
   States(Context& ctx, const StepModel& model)
-      : x(ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1))),
-        x_next(ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1))) {}
+      : x(ctx.alloc(Keep::scratch, model.state_dtype(), model.input_shape(1))),
+        x_next(ctx.alloc(Keep::scratch, model.state_dtype(), model.input_shape(1))) {}
   Tensor x, x_next;
 };
 

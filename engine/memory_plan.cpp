@@ -62,6 +62,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device) {
   const std::string batches =
       fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
   report.training = {{"parameters", store.value_bytes(), ""},
+                     {"masters", store.master_bytes(), store.has_masters() ? "f32, rounded to the parameters" : ""},
                      {"gradients", store.gradient_bytes(), ""},
                      {"optimizer", step.optimizer().moment_bytes(), "two moments"},
                      {"ema", step.optimizer().average_bytes(), ""},
@@ -70,6 +71,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device) {
   add_arena(report.training, report.training_peak);
 
   report.forecast = {{"parameters", store.value_bytes(), ""},
+                     {"masters", store.master_bytes(), store.has_masters() ? "f32, rounded to the parameters" : ""},
                      {"graph", graph_bytes, "edges and their attributes"},
                      {"staging", Forecaster::staging_bytes(step.model()), "states in and out"}};
   add_arena(report.forecast, report.forecast_peak);

@@ -32,16 +32,16 @@ std::vector<double> host_values(Context& ctx, const Tensor& tensor) {
 
 Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters)
     : config_(config), parameters_(parameters) {
-  const Tensor unmapped(nullptr, parameters.dtype(), {parameters.flat_size()}, parameters.device());
+  const Tensor unmapped(nullptr, parameters.master_dtype(), {parameters.flat_size()}, parameters.device());
   first_moment_ = second_moment_ = unmapped;
   if (averages()) average_ = unmapped;
 }
 
 void Optimizer::materialise() {
   const Device device = parameters_.device();
-  const DType dtype = parameters_.dtype();
+  const DType dtype = parameters_.master_dtype();
   const Shape shape{parameters_.flat_size()};
-  const int64_t bytes = parameters_.value_bytes();
+  const int64_t bytes = parameters_.gradient_bytes();
   moments_ = Buffer::on(device, moment_bytes(), "optimizer");
   moments_.zero();
   first_moment_ = moments_.tensor(dtype, shape);
@@ -54,22 +54,20 @@ void Optimizer::materialise() {
 
 void Optimizer::reset_average() {
   if (!averages()) return;
-  const Stream stream(parameters_.device());
-  copy_bytes(stream, average_.data(), average_.device(), parameters_.flat_values().data(), parameters_.device(),
-             average_.bytes());
-  stream.synchronize();
+  copy_now(average_.data(), average_.device(), parameters_.flat_masters().data(), parameters_.device(),
+           average_.bytes());
 }
 
 double Optimizer::update(Context& ctx, int64_t step, double learning_rate) {
   const Scope scope(ctx);
-  const Tensor gradients = parameters_.flat_gradients(), values = parameters_.flat_values();
+  const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters();
   const Tensor sum = ctx.alloc(Keep::scratch, DType::f64, {1});
   run(ctx, SumOfSquares{.x = gradients, .out = sum});
   const double norm = std::sqrt(host_values(ctx, sum)[0]);
   if (!std::isfinite(norm)) return norm;
 
   const bool by_norm = config_.clip.kind == ClipKind::norm && norm > config_.clip.limit;
-  run(ctx, AdamW{.value = values,
+  run(ctx, AdamW{.value = masters,
                  .grad = gradients,
                  .first_moment = first_moment_,
                  .second_moment = second_moment_,
@@ -81,7 +79,7 @@ double Optimizer::update(Context& ctx, int64_t step, double learning_rate) {
                  .step = step,
                  .clip_value = config_.clip.kind == ClipKind::value ? config_.clip.limit : 0,
                  .grad_scale = by_norm ? config_.clip.limit / norm : 1});
-  if (averages()) run(ctx, Blend{.x = values, .weight = 1 - config_.ema_decay, .y = average_});
+  if (averages()) run(ctx, Blend{.x = masters, .weight = 1 - config_.ema_decay, .y = average_});
   return norm;
 }
 
@@ -89,6 +87,12 @@ void Optimizer::with_average(Context& ctx, const std::function<void()>& task) {
   if (!averages()) return task();
   const Scope scope(ctx);
   const Tensor values = parameters_.flat_values();
+  if (parameters_.has_masters()) {  // the values are only a rounded copy
+    run(ctx, Copy{.x = average_, .y = values});
+    task();
+    run(ctx, Copy{.x = parameters_.flat_masters(), .y = values});
+    return;
+  }
   const Tensor kept = ctx.alloc(Keep::scratch, values.dtype(), values.shape());
   run(ctx, Copy{.x = values, .y = kept});
   run(ctx, Copy{.x = average_, .y = values});

@@ -16,8 +16,8 @@ double learning_rate_at(const LearningRateConfig& config, int64_t decay_steps, i
 /// The values of one tensor on the host, as f64; zeros when the context only plans.
 std::vector<double> host_values(Context& ctx, const Tensor& tensor);
 
-/// State: two moments, and the average if ema_decay > 0, each laid out as ParameterStore::flat_values. Like the store
-/// it can plan before it has memory.
+/// State: two moments, and the average if ema_decay > 0, each laid out as ParameterStore::flat_masters, which it
+/// trains. Like the store it can plan before it has memory.
 class Optimizer {
  public:
   Optimizer(const TrainingConfig& config, ParameterStore& parameters);
@@ -25,8 +25,8 @@ class Optimizer {
   /// Allocates: moments zero, the average equal to the parameters. May be called once, after the store's.
   void materialise();
   void reset_average();  ///< to the parameters as they are now
-  int64_t moment_bytes() const { return 2 * parameters_.value_bytes(); }
-  int64_t average_bytes() const { return averages() ? parameters_.value_bytes() : 0; }
+  int64_t moment_bytes() const { return 2 * parameters_.gradient_bytes(); }
+  int64_t average_bytes() const { return averages() ? parameters_.gradient_bytes() : 0; }
 
   /// Clips the gradients, updates the parameters, then the average. `step` counts from 1. Returns the norm of the
   /// gradient before clipping; leaves everything as it is and returns that norm if it is not finite.

@@ -11,8 +11,8 @@ void Rollout::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved*
   if (saved) saved->steps.resize(size_t(in.num_steps));
 
   Arena::Mark begin = ctx.arena().mark(Keep::saved);
-  Tensor x = ctx.alloc(keep_if(saved), model_.dtype(), model_.input_shape(num_items)), spare;
-  if (!saved && in.num_steps > 1) spare = ctx.alloc(Keep::scratch, model_.dtype(), x.shape());
+  Tensor x = ctx.alloc(keep_if(saved), model_.state_dtype(), model_.input_shape(num_items)), spare;
+  if (!saved && in.num_steps > 1) spare = ctx.alloc(Keep::scratch, model_.state_dtype(), x.shape());
   model_.start(ctx, in.window, x);
   for (int64_t k = 0; k < in.num_steps; ++k) {
     const Scope step_scope(ctx);
@@ -21,16 +21,16 @@ void Rollout::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved*
     const int64_t first_time = shape.num_input_steps + k * shape.num_output_steps;
 
     // In training the loss turns y into its gradient in place, below what the network saves.
-    const Tensor y = ctx.alloc(keep_if(saved), model_.dtype(), model_.output_shape(num_items));
+    const Tensor y = ctx.alloc(keep_if(saved), model_.state_dtype(), model_.output_shape(num_items));
     run_forward(ctx, model_.network(), recompute_steps(), {.x = x}, {.y = y}, step ? &step->network : nullptr);
 
     const Arena::Mark next_begin = ctx.arena().mark(Keep::saved);
     Tensor x_next;
     if (k + 1 < in.num_steps) {
-      x_next = saved ? ctx.alloc(Keep::saved, model_.dtype(), x.shape()) : spare;
+      x_next = saved ? ctx.alloc(Keep::saved, model_.state_dtype(), x.shape()) : spare;
       model_.advance(ctx, x, y, in.window, first_time, x_next);
     }
-    const Tensor target = ctx.alloc(Keep::scratch, model_.dtype(), y.shape());
+    const Tensor target = ctx.alloc(Keep::scratch, model_.state_dtype(), y.shape());
     model_.target(ctx, in.window, first_time, target);
     if (out.squared_errors)
       squared_error_->compute_unweighted(ctx, {.prediction = y,
@@ -62,8 +62,8 @@ void Rollout::backward(Context& ctx, Saved& saved) const {
   Tensor d_x, d_x_next;
   if (num_steps > 1) {
     const Shape shape = saved.steps[0].x.shape();
-    d_x = ctx.alloc(Keep::scratch, model_.dtype(), shape);
-    d_x_next = ctx.alloc(Keep::scratch, model_.dtype(), shape);
+    d_x = ctx.alloc(Keep::scratch, model_.state_dtype(), shape);
+    d_x_next = ctx.alloc(Keep::scratch, model_.state_dtype(), shape);
   }
   for (int64_t k = num_steps; k-- > 0;) {
     const OwnerScope owner(ctx, fmt::format("step {} backward", k));

@@ -9,14 +9,24 @@ namespace boreas {
 
 namespace {
 
-DType dtype_of_precision(Precision precision) { return precision == Precision::f64 ? DType::f64 : DType::f32; }
+DType storage_type(Precision precision) {
+  switch (precision) {
+    case Precision::f64:
+      return DType::f64;
+    case Precision::bf16:
+      return DType::bf16;
+    case Precision::f32:
+      break;
+  }
+  return DType::f32;
+}
 
 }  // namespace
 
 StepModel::StepModel(const ModelSetup& setup, Device device)
     : setup_(setup),
       preprocess_(setup.preprocess()),
-      parameters_(dtype_of_precision(setup.config.precision), device),
+      parameters_(storage_type(setup.config.precision), device),
       network_(setup.config.model, setup.shape(), setup.graph, parameters_),
       predicted_{0, network_.num_data_nodes()},
       output_columns_(size_t(setup.variables.num_outputs())) {

@@ -46,7 +46,8 @@ class StepModel {
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
   const EncoderProcessorDecoder& network() const { return network_; }
-  DType dtype() const { return parameters_.dtype(); }
+  /// Of x, y and targets: wider than that of activations in a bf16 model.
+  DType state_dtype() const { return parameters_.master_dtype(); }
   int64_t num_cells() const { return network_.num_data_nodes(); }
   Shape input_shape(int64_t num_items) const { return {num_items * num_cells(), network_.input_columns()}; }
   Shape output_shape(int64_t num_items) const { return {num_items * num_cells(), network_.output_columns()}; }

@@ -21,7 +21,7 @@ LossConfig mean_square(const ModelSetup& setup) {
 
 Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepModel& model) {
   return Loss(config, setup.variables, setup.statistics, node_areas(setup), setup.config.data.num_output_steps,
-              model.dtype(), model.parameters().device());
+              model.state_dtype(), model.parameters().device());
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ void TrainingStep::begin(Context& ctx) { model_.parameters().zero_gradients(ctx)
 double TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout) {
   const Scope scope(ctx);
   const int64_t micro_steps = model_.setup().config.training.micro_steps;
-  const Tensor losses = ctx.alloc(Keep::scratch, accumulator_of(model_.dtype()), {rollout});
+  const Tensor losses = ctx.alloc(Keep::scratch, model_.state_dtype(), {rollout});
   Rollout::Saved saved;
   const double share = 1.0 / double(rollout * micro_steps * ranks_->size());
   rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = share},
@@ -61,7 +61,7 @@ double TrainingStep::apply(Context& ctx, int64_t step, double learning_rate) {
 
 TrainingStep::Scores TrainingStep::validate(Context& ctx, const FieldWindow& window, int64_t rollout) {
   const Scope scope(ctx);
-  const DType dtype = accumulator_of(model_.dtype());
+  const DType dtype = model_.state_dtype();
   const Tensor losses = ctx.alloc(Keep::scratch, dtype, {rollout});
   const Tensor errors = ctx.alloc(Keep::scratch, dtype, {rollout, model_.network().output_columns()});
   rollout_.forward(ctx, {.window = window, .num_steps = rollout}, {.losses = losses, .squared_errors = errors},
@@ -105,7 +105,7 @@ void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const 
                    const Tensor& x_next) {
   const Scope scope(ctx);
   const ModelShape& shape = model.network().shape();
-  const Tensor y = ctx.alloc(Keep::scratch, model.dtype(), model.output_shape(1));
+  const Tensor y = ctx.alloc(Keep::scratch, model.state_dtype(), model.output_shape(1));
   model.network().forward(ctx, {.x = x}, {.y = y}, nullptr);
   for (int64_t step = 0; step < shape.num_output_steps; ++step)
     model.physical(ctx, y, step, states.slice({step * shape.num_outputs, (step + 1) * shape.num_outputs}));

@@ -283,9 +283,7 @@ std::vector<double> read_values(const WeightsFile& file, const Entry& entry) {
 
 std::vector<char> host_bytes(const Tensor& value) {
   std::vector<char> bytes(size_t(value.bytes()));
-  const Stream stream(value.device());
-  copy_bytes(stream, bytes.data(), Device::cpu(), value.data(), value.device(), value.bytes());
-  stream.synchronize();
+  copy_now(bytes.data(), Device::cpu(), value.data(), value.device(), value.bytes());
   return bytes;
 }
 
@@ -313,9 +311,7 @@ void store_values(const Tensor& value, std::span<const double> values) {
         converted.push_back(bfloat16(float(x)));
       else
         converted.push_back(T(x));
-    const Stream stream(value.device());
-    copy_bytes(stream, value.data(), value.device(), converted.data(), Device::cpu(), value.bytes());
-    stream.synchronize();
+    copy_now(value.data(), value.device(), converted.data(), Device::cpu(), value.bytes());
   });
 }
 
@@ -439,6 +435,7 @@ ImportReport import_weights(const std::string& path, ParameterStore& store) {
     if (const Target& target = targets.at(name); target.constant) check_constant(path, name, target.value, values);
   }
   for (const auto& [name, entry] : sources) store_values(targets.at(name).value, read_values(file, *entry));
+  store.round_masters();
   report.num_imported = int64_t(sources.size());
   return report;
 }

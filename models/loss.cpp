@@ -125,9 +125,7 @@ Loss::Loss(const LossConfig& config, const VariableTable& variables, const Varia
   storage_ = Buffer::on(device, size * size_of(type), "loss weights");
   dispatch_float(type, [&]<class T>() {
     const std::vector<T> values(all.begin(), all.end());
-    const Stream stream(device);
-    copy_bytes(stream, storage_.data(), device, values.data(), Device::cpu(), storage_.bytes());
-    stream.synchronize();
+    copy_now(storage_.data(), device, values.data(), Device::cpu(), storage_.bytes());
   });
   const auto num_nodes = int64_t(nodes.size()), num_columns = int64_t(columns.size());
   node_weights_ = storage_.tensor(type, {num_nodes});

@@ -53,7 +53,7 @@ void ParameterStore::claim_name(const std::string& name) {
 Parameter& ParameterStore::insert(Parameter parameter) {
   for (const auto& part : parameter.parts) claim_name(part.name);
   parameter.value = Tensor(kNoMemory, dtype_, parameter.shape, device_);
-  parameter.grad = Tensor(kNoMemory, accumulator_of(dtype_), parameter.shape, device_);
+  parameter.grad = Tensor(kNoMemory, master_dtype(), parameter.shape, device_);
   offsets_.push_back(flat_size_);
   num_parameters_ += parameter.shape.size();
   const int64_t alignment = kAlignment / size_of(dtype_);
@@ -78,8 +78,8 @@ const Parameter* ParameterStore::add_stack(const std::vector<StackPart>& parts, 
 
 Tensor ParameterStore::add_constant(const std::string& name, Shape shape, std::span<const double> values) {
   claim_name(name);
-  Buffer storage = Buffer::on(device_, shape.size() * size_of(dtype_), "constants");
-  const Tensor value = storage.tensor(dtype_, shape);
+  Buffer storage = Buffer::on(device_, shape.size() * size_of(master_dtype()), "constants");
+  const Tensor value = storage.tensor(master_dtype(), shape);
   fill_from_host(value, values);
   constants_.push_back({name, std::move(storage), value});
   return value;
@@ -91,32 +91,58 @@ void ParameterStore::materialise(uint64_t seed) {
   gradients_ = Buffer::on(device_, std::max<int64_t>(gradient_bytes(), 1), "gradients");
   values_.zero();
   gradients_.zero();
+  if (has_masters()) {
+    masters_ = Buffer::on(device_, std::max<int64_t>(master_bytes(), 1), "masters");
+    masters_.zero();
+  }
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     p.value = values_.tensor(dtype_, p.shape, offsets_[i] * size_of(dtype_));
-    p.grad = gradients_.tensor(accumulator_of(dtype_), p.shape, offsets_[i] * size_of(accumulator_of(dtype_)));
-    for (const auto& part : p.parts) {
-      const Tensor value = p.part(p.value, part);
-      fill_from_host(value, initial_values(p.init, seed, part.name, value.size()));
-    }
+    p.grad = gradients_.tensor(master_dtype(), p.shape, offsets_[i] * size_of(master_dtype()));
   }
+  const Tensor masters = flat_masters();
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    for (const auto& part : parameters_[i].parts) {
+      const Tensor master = parameters_[i].part(array_in(masters, i), part);
+      fill_from_host(master, initial_values(parameters_[i].init, seed, part.name, master.size()));
+    }
+  round_masters();
 }
 
-Tensor ParameterStore::flat_values() const {
-  return materialised() ? values_.tensor(dtype_, {flat_size_}) : Tensor(kNoMemory, dtype_, {flat_size_}, device_);
+Tensor ParameterStore::flat(const Buffer& buffer, DType dtype) const {
+  return materialised() ? buffer.tensor(dtype, {flat_size_}) : Tensor(kNoMemory, dtype, {flat_size_}, device_);
 }
 
-Tensor ParameterStore::flat_gradients() const {
-  const DType dtype = accumulator_of(dtype_);
-  return materialised() ? gradients_.tensor(dtype, {flat_size_}) : Tensor(kNoMemory, dtype, {flat_size_}, device_);
+Tensor ParameterStore::flat_values() const { return flat(values_, dtype_); }
+
+Tensor ParameterStore::flat_masters() const { return has_masters() ? flat(masters_, master_dtype()) : flat_values(); }
+
+Tensor ParameterStore::flat_gradients() const { return flat(gradients_, master_dtype()); }
+
+void ParameterStore::round_masters() {
+  if (!has_masters()) return;
+  std::vector<float> masters(size_t(flat_size_), 0);
+  std::vector<bfloat16> values(masters.size());
+  copy_now(masters.data(), Device::cpu(), masters_.data(), device_, master_bytes());
+  std::transform(masters.begin(), masters.end(), values.begin(), [](float x) { return bfloat16(x); });
+  copy_now(values_.data(), device_, values.data(), Device::cpu(), value_bytes());
 }
 
 void ParameterStore::zero_gradients(Context& ctx) const { run(ctx, Fill{.y = flat_gradients(), .value = 0}); }
 
 void ParameterStore::for_each(
     const std::function<void(const std::string& name, Tensor value, Tensor grad)>& visit) const {
-  for (const Parameter& p : parameters_)
-    for (const auto& part : p.parts) visit(part.name, p.part(p.value, part), p.part(p.grad, part));
+  const Tensor masters = flat_masters();
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& p = parameters_[i];
+    const Tensor value = array_in(masters, i);
+    for (const auto& part : p.parts) visit(part.name, p.part(value, part), p.part(p.grad, part));
+  }
+}
+
+Tensor ParameterStore::array_in(const Tensor& flat, size_t i) const {
+  const Shape& shape = parameters_[i].shape;
+  return flat.reshape({flat_size_}).columns({offsets_[i], offsets_[i] + shape.size()}).reshape(shape);
 }
 
 void ParameterStore::for_each_in(const Tensor& flat,
@@ -125,8 +151,7 @@ void ParameterStore::for_each_in(const Tensor& flat,
                flat_size_);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
-    const Tensor whole =
-        flat.reshape({flat_size_}).columns({offsets_[i], offsets_[i] + p.shape.size()}).reshape(p.shape);
+    const Tensor whole = array_in(flat, i);
     for (const auto& part : p.parts) visit(part.name, p.part(whole, part));
   }
 }
@@ -156,7 +181,7 @@ void fill_from_host(const Tensor& tensor, std::span<const double> values) {
     default:
       BOREAS_FAIL(invalid_argument, "{} is not of a floating type", to_string(tensor));
   }
-  copy_bytes(Stream(tensor.device()), tensor.data(), tensor.device(), staging.data(), Device::cpu(), tensor.bytes());
+  copy_now(tensor.data(), tensor.device(), staging.data(), Device::cpu(), tensor.bytes());
 }
 
 std::string join_name(const std::string& prefix, const std::string& name) {

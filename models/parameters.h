@@ -58,12 +58,17 @@ struct ConstantArray {
 /// and hold pointers to them; `materialise` then lays all values in one flat buffer ("parameters") and all gradients in
 /// another ("gradients", accumulator type), each array aligned, gaps zero. One clip, one norm, one AdamW call serve
 /// all.
+///
+/// Where the accumulator type is wider than the storage type (bf16), a third buffer ("masters") holds the weights that
+/// are trained, saved and named; the values that layers read are these, rounded.
 class ParameterStore {
  public:
   explicit ParameterStore(DType dtype = DType::f32, Device device = Device::cpu());
   ParameterStore(const ParameterStore&) = delete;
 
   DType dtype() const { return dtype_; }
+  DType master_dtype() const { return accumulator_of(dtype_); }
+  bool has_masters() const { return master_dtype() != dtype_; }
   Device device() const { return device_; }
 
   /// Throws invalid_argument if the name is taken or the store is materialised.
@@ -74,6 +79,7 @@ class ParameterStore {
   };
   /// Rows of `parts` one below the other; cols = 0: vectors, one after the other.
   const Parameter* add_stack(const std::vector<StackPart>& parts, int64_t cols, Init init);
+  /// In the type of the masters.
   Tensor add_constant(const std::string& name, Shape shape, std::span<const double> values);
 
   /// Allocates and initialises. May be called once.
@@ -83,12 +89,16 @@ class ParameterStore {
   int64_t num_parameters() const { return num_parameters_; }  ///< without gaps
   int64_t flat_size() const { return flat_size_; }
   int64_t value_bytes() const { return flat_size_ * size_of(dtype_); }
-  int64_t gradient_bytes() const { return flat_size_ * size_of(accumulator_of(dtype_)); }
+  int64_t gradient_bytes() const { return flat_size_ * size_of(master_dtype()); }
+  int64_t master_bytes() const { return has_masters() ? gradient_bytes() : 0; }
   Tensor flat_values() const;     ///< [flat_size]
+  Tensor flat_masters() const;    ///< [flat_size]; flat_values() where these are their own masters
   Tensor flat_gradients() const;  ///< [flat_size]
   void zero_gradients(Context& ctx) const;
+  /// values = masters, rounded: to be called after the masters were written by anything but the optimizer.
+  void round_masters();
 
-  /// Visits every named array in the order of addition; parts of a stack are visited one by one.
+  /// Visits every named array in the order of addition, its master as `value`; parts of a stack are visited one by one.
   void for_each(const std::function<void(const std::string& name, Tensor value, Tensor grad)>& visit) const;
   /// The part of a vector shaped like the flat buffers (moments, averages) that belongs to each name.
   void for_each_in(const Tensor& flat, const std::function<void(const std::string& name, Tensor slice)>& visit) const;
@@ -98,6 +108,8 @@ class ParameterStore {
  private:
   Parameter& insert(Parameter parameter);
   void claim_name(const std::string& name);
+  Tensor flat(const Buffer& buffer, DType dtype) const;
+  Tensor array_in(const Tensor& flat, size_t i) const;
 
   DType dtype_;
   Device device_;
@@ -106,7 +118,7 @@ class ParameterStore {
   std::deque<ConstantArray> constants_;
   std::set<std::string, std::less<>> names_;
   int64_t num_parameters_ = 0, flat_size_ = 0;
-  Buffer values_, gradients_;
+  Buffer values_, gradients_, masters_;
 };
 
 /// Writes host values into a contiguous tensor of a floating type, on any device.

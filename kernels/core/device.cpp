@@ -116,4 +116,10 @@ void copy_bytes(const Stream& stream, void* dst, Device dst_device, const void* 
 #endif
 }
 
+void copy_now(void* dst, Device dst_device, const void* src, Device src_device, int64_t bytes) {
+  const Stream stream(dst_device.is_cuda() ? dst_device : src_device);
+  copy_bytes(stream, dst, dst_device, src, src_device, bytes);
+  stream.synchronize();
+}
+
 }  // namespace boreas

@@ -46,7 +46,10 @@ void* allocate(Device device, MemoryKind kind, int64_t bytes);
 void release(Device device, MemoryKind kind, void* data) noexcept;
 }  // namespace detail
 
-/// Copies bytes between any two places (host or device); ordered on `stream` when a device takes part.
+/// Copies bytes between any two places (host or device); queued on `stream` when a device takes part: host memory must
+/// then stay as it is until the stream has come there, and only copies from and to pinned memory overlap other work.
 void copy_bytes(const Stream& stream, void* dst, Device dst_device, const void* src, Device src_device, int64_t bytes);
+/// The same, done when this returns; not ordered with what streams still have to do.
+void copy_now(void* dst, Device dst_device, const void* src, Device src_device, int64_t bytes);
 
 }  // namespace boreas

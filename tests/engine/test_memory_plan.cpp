@@ -57,8 +57,8 @@ TEST(MemoryPlan, ForecastPeakIsThePlannedOneToTheByte) {
     const FieldWindow next{Tensor(data.window.at(0, 2).data(), DType::f32, {1, 1, 4, model.num_cells()}), 1};
     {
       const Scope scope(ctx);
-      const Tensor x = ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1));
-      const Tensor x_next = ctx.alloc(Keep::scratch, model.dtype(), model.input_shape(1));
+      const Tensor x = ctx.alloc(Keep::scratch, model.state_dtype(), model.input_shape(1));
+      const Tensor x_next = ctx.alloc(Keep::scratch, model.state_dtype(), model.input_shape(1));
       model.start(ctx, data.window, x);
       forecast_step(ctx, model, x, Tensor(states.data(), DType::f32, {3, model.num_cells()}), next, x_next);
     }

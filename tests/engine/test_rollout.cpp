@@ -20,7 +20,7 @@ struct Fixture {
       : setup(tiny_setup(config)),
         model(setup, Device::cpu()),
         loss(config.training.loss, setup.variables, setup.statistics, node_areas(setup), config.data.num_output_steps,
-             model.dtype(), Device::cpu()),
+             model.state_dtype(), Device::cpu()),
         rollout(model, loss, nullptr) {
     model.parameters().materialise(5);
     const Philox random(11, 1);

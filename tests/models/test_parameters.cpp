@@ -138,6 +138,32 @@ TEST(ParameterStore, KeepsConstantsApart) {
   EXPECT_EQ(visited, 1);
 }
 
+TEST(ParameterStore, ValuesInBf16AreRoundedFromMastersInF32) {
+  ParameterStore store(DType::bf16);
+  const Parameter* p = store.add("weight", {3, 5}, Init::linear(5));
+  store.materialise(1);
+  EXPECT_EQ(store.master_bytes(), 2 * store.value_bytes());
+  EXPECT_EQ(live_bytes("masters"), store.master_bytes());
+  const Tensor masters = store.flat_masters();
+  EXPECT_EQ(masters.dtype(), DType::f32);
+  EXPECT_EQ(p->grad.dtype(), DType::f32);
+  store.for_each([&](const std::string&, Tensor value, Tensor) {
+    EXPECT_EQ(value.data(), masters.data());
+    EXPECT_EQ(value.shape(), p->shape);
+    value.as<float>()[1] = 1.00390625f;  // between two values of bf16
+  });
+  store.round_masters();
+  EXPECT_EQ(float(p->value.as<bfloat16>()[0]), float(bfloat16(masters.as<float>()[0])));
+  EXPECT_EQ(float(p->value.as<bfloat16>()[1]), 1.0f);
+
+  ParameterStore single(DType::f32);
+  single.add("weight", {3, 5}, Init::linear(5));
+  single.materialise(1);
+  EXPECT_EQ(single.master_bytes(), 0);
+  EXPECT_EQ(single.flat_masters().data(), single.flat_values().data());
+  EXPECT_EQ(single.flat_masters().as<float>()[0], masters.as<float>()[0]);
+}
+
 TEST(ParameterStore, RejectsWrongUse) {
   ParameterStore store(DType::f32);
   store.add("a.weight", {2, 2}, Init::zeros());
