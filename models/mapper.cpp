@@ -148,9 +148,8 @@ void Mapper::forward_chunk(Context& ctx, const ShardedGraph::Chunk& chunk, const
   }
   // r is read once: p takes its place, unless other items need it too.
   const Tensor r = second_half(queries);
-  const Tensor o = ctx.alloc(shared ? keep : Keep::scratch, dtype, {rows, shape_.attention_channels});
-  const Tensor p = shared ? o : r;
-  const Tensor attention_stats = attention_.alloc_stats(ctx, keep, o);
+  const Tensor p = shared ? ctx.alloc(keep, dtype, {rows, shape_.attention_channels}) : r;
+  const Tensor attention_stats = attention_.alloc_stats(ctx, keep, p);
   {
     const Scope heads(ctx);
     const Tensor q = shared ? item.q.slice(chunk.dst) : q_norm_.forward(ctx, first_half(queries), destinations.q_stats);
@@ -160,9 +159,8 @@ void Mapper::forward_chunk(Context& ctx, const ShardedGraph::Chunk& chunk, const
                         .k = gather(ctx, chunk, item.k),
                         .v = gather(ctx, chunk, item.v),
                         .features = item.features.slice(chunk.edges)},
-                       o, attention_stats);
+                       r, p, attention_stats);
   }
-  run(ctx, Add{.a = o, .b = r, .y = p});
   const Tensor middle = ctx.alloc(keep, dtype, {rows, shape_.num_channels});
   projection_.forward(ctx, p, middle, x);
   const Tensor last = extractor_ ? ctx.alloc(keep, dtype, {rows, shape_.num_channels}) : y;

@@ -51,7 +51,12 @@ int64_t forward_flops(const Op& op) {
 
 }  // namespace
 
-void GraphAttentionForward::check() const { check_inputs(*this, "o", o); }
+void GraphAttentionForward::check() const {
+  check_inputs(*this, "o", o);
+  if (!r) return;
+  check_dtype(name, "r", r, q.dtype());
+  check_shape(name, "r", r, q.rows(), q.cols(), "q", q);
+}
 
 int64_t GraphAttentionForward::flops() const { return forward_flops(*this); }
 
@@ -71,7 +76,7 @@ void GraphAttentionBackward::check() const {
     check_vector(name, "d_b_edge", d_b_edge, q.cols(), "q", q);
   }
   if (d_edge_attributes) {
-    check_dtype(name, "d_edge_attributes", d_edge_attributes, q.dtype());
+    check_dtype(name, "d_edge_attributes", d_edge_attributes, accumulator_of(q.dtype()));
     check_rows(name, "d_edge_attributes", d_edge_attributes, graph->num_edges(), "edges");
     BOREAS_CHECK(first_edge_column >= 0 && first_edge_column + d_edge_attributes.cols() <= edge_attributes.cols(),
                  shape, "{}: d_edge_attributes is {} and starts at column {}, but edge_attributes is {}", name,

@@ -10,25 +10,28 @@ namespace boreas {
 ///
 ///   e_m   = W_h a_m + b_h                                  (edge attributes enter keys and values)
 ///   s_m   = scale * q_i . (k_j + e_m),    alpha = softmax over the edges that end in i
-///   o_i   = sum_m alpha_m (v_j + e_m)                      (exactly 0 where no edge ends)
+///   o_i   = r_i + sum_m alpha_m (v_j + e_m)                (r_i alone, or 0 without r, where no edge ends)
 ///
 /// computed without ever forming e, the array of edges x channels, from
 ///
-///   s_m - const_i = scale * (q_i . k_j + (W_h^T q_i) . a_m),   o_i = sum_m alpha_m v_j + W_h (sum_m alpha_m a_m) + b_h
+///   s_m - const_i = scale * (q_i . k_j + (W_h^T q_i) . a_m),   o_i = r_i + sum_m alpha_m v_j + W_h (sum_m alpha_m a_m)
+///   + b_h
 ///
 /// where const_i = scale * q_i . b_h does not depend on the edge and cancels in the softmax.
 ///
-/// Shapes   q, o: [N_dst, H*D]   k, v: [N_src, H*D]   edge_attributes: [M, A], in the graph's edge order
-///          w_edge: [H*D, A]   b_edge: [H*D], may be empty   stats: [N_dst, H]; channel index = head * D + c
-/// Types    f64 | f32, equal; stats in the accumulator type
+/// Shapes   q, r, o: [N_dst, H*D]   k, v: [N_src, H*D]   edge_attributes: [M, A], in the graph's edge order
+///          w_edge: [H*D, A]   b_edge: [H*D]   stats: [N_dst, H]; channel index = head * D + c
+///          b_edge and r may be empty
+/// Types    f64 | f32 on the CPU, f32 | bf16 on CUDA, equal; stats in the accumulator type. On CUDA D <= 256, A <= 63
 /// Saves    stats: log sum_m exp(s_m - const_i), 0 where no edge ends
-/// Alias    none.        Repeatable: yes.
+/// Alias    o may be r.        Repeatable: yes.
 /// Errors   shape: a size disagrees;  invalid_argument: no graph, dtypes differ, num_heads < 1, scale < 0 or not finite
+///          unsupported: type, head size or number of attributes that CUDA has no kernel for
 /// Source   Shi et al. 2021 (UniMP), equations 3 and 4
 struct GraphAttentionForward {
   static constexpr const char* name = "graph_attention_forward";
   const Graph* graph = nullptr;
-  Tensor q = {}, k = {}, v = {}, edge_attributes = {}, w_edge = {}, b_edge = {};
+  Tensor q = {}, k = {}, v = {}, edge_attributes = {}, w_edge = {}, b_edge = {}, r = {};
   int64_t num_heads = 1;
   double scale = 0;  ///< 0: 1 / sqrt(D)
   Tensor o = {}, stats = {};
@@ -39,7 +42,8 @@ struct GraphAttentionForward {
   void tensors(auto&& f) const {
     f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
     f("edge_attributes", edge_attributes, Access::read), f("w_edge", w_edge, Access::read);
-    f("b_edge", b_edge, Access::read), f("o", o, Access::write), f("stats", stats, Access::write);
+    f("b_edge", b_edge, Access::read), f("r", r, Access::read);
+    f("o", o, Access::write), f("stats", stats, Access::write);
     if (graph) f("dst_ptr", graph->dst_ptr, Access::read), f("src_of", graph->src_of, Access::read);
   }
 };
@@ -56,9 +60,9 @@ struct GraphAttentionForward {
 /// Shapes   as forward; d_q, d_o: [N_dst, H*D]   d_k, d_v: [N_src, H*D]   d_w_edge: [H*D, A]   d_b_edge: [H*D]
 ///          d_edge_attributes: [M, n], columns first_edge_column .. first_edge_column + n of the attributes
 ///          d_w_edge, d_b_edge, d_edge_attributes may be empty
-/// Types    f64 | f32, equal; stats, d_w_edge and d_b_edge in the accumulator type
-/// Writes   d_w_edge, d_b_edge +=; the others =
-/// Alias    none.        Repeatable: yes; d_w_edge and d_b_edge depend on the number of threads by rounding.
+/// Types    as forward; stats, d_w_edge, d_b_edge and d_edge_attributes in the accumulator type
+/// Writes   d_w_edge, d_b_edge, d_edge_attributes +=; the others =
+/// Alias    none.        Repeatable: yes; on the CPU d_w_edge and d_b_edge depend on the number of threads by rounding.
 /// Scratch  alpha and scale * dS per edge and head: the source pass then has no dot products
 /// Errors   as forward
 struct GraphAttentionBackward {
@@ -80,7 +84,7 @@ struct GraphAttentionBackward {
     f("b_edge", b_edge, Access::read), f("stats", stats, Access::read), f("d_o", d_o, Access::read);
     f("d_q", d_q, Access::write), f("d_k", d_k, Access::write), f("d_v", d_v, Access::write);
     f("d_w_edge", d_w_edge, Access::update), f("d_b_edge", d_b_edge, Access::update);
-    f("d_edge_attributes", d_edge_attributes, Access::write);
+    f("d_edge_attributes", d_edge_attributes, Access::update);
     if (graph) {
       f("dst_ptr", graph->dst_ptr, Access::read), f("src_of", graph->src_of, Access::read);
       f("src_ptr", graph->src_ptr, Access::read), f("edge_of", graph->edge_of, Access::read);

@@ -170,7 +170,7 @@ Lanes<T> partial_dot(const T* x, const T* y, int64_t size) {
 }
 
 // A sum of weighted rows of NumHeads neighbouring heads, each with its own weight: in registers for the common head
-// sizes, else (one head) where it is to be stored. It begins with `start`, or with 0.
+// sizes, else (one head) where it is to be stored. It begins with what `start`, null or the target, holds, or with 0.
 template <class T, int Size, int NumHeads>
 class RowSum {
   static constexpr int kWidth = std::min(Size, simd::kLanes<T>), kPerHead = Size / kWidth;
@@ -195,10 +195,7 @@ class RowSum<T, 0, 1> {
 
  public:
   RowSum(T* target, int64_t size, const T* start) : target_(target), size_(size) {
-    if (start)
-      std::copy_n(start, size, target);
-    else
-      std::fill_n(target, size, T(0));
+    if (!start) std::fill_n(target, size, T(0));
   }
   void add(const T* weight, const T* x) {
 #pragma omp simd
@@ -359,6 +356,7 @@ void forward_destinations(const GraphAttentionForward& op, const ForwardScratch<
   const auto& local = scratch.threads[thread];
   const Matrix<const T> attributes = scratch.edge.attributes(n, op.edge_attributes);
   const Matrix<T> o = matrix_of<T>(op.o);
+  const Matrix<T> r = matrix_of<T>(op.r);
   const T* const bias = op.b_edge ? op.b_edge.as<T>() : nullptr;
   const int64_t padded = n.padded_heads;
 
@@ -368,9 +366,10 @@ void forward_destinations(const GraphAttentionForward& op, const ForwardScratch<
       const Range edges{in.dst_ptr[i], in.dst_ptr[i + 1]};
       const T* const q_edge = local.q_edge + (i - block.begin) * n.row_size;
       T* const mean_edge = local.mean_edge + (i - block.begin) * n.row_size;
+      for (int64_t c = 0; c < n.num_channels; ++c)
+        o.row(i)[c] = (op.r ? r.row(i)[c] : T(0)) + (bias && edges.size() > 0 ? bias[c] : T(0));
       if (edges.size() == 0) {
         std::fill_n(mean_edge, n.row_size, T(0));
-        std::fill_n(o.row(i), n.num_channels, T(0));
         std::fill_n(in.stats.row(i), n.num_heads, T(0));
         continue;
       }
@@ -410,7 +409,7 @@ void forward_destinations(const GraphAttentionForward& op, const ForwardScratch<
       sum_attributes<T>(n, edges, scratch.alpha, attributes, mean_edge);
       for_head_groups<Size>(n.num_heads, [&]<int NumHeads>(int64_t h) {
         T* const target = o.row(i) + h * n.head_size;
-        RowSum<T, Size, NumHeads> total(target, n.head_size, bias ? bias + h * n.head_size : nullptr);
+        RowSum<T, Size, NumHeads> total(target, n.head_size, target);
         for (int64_t m = edges.begin; m < edges.end; ++m)
           total.add(scratch.alpha + m * padded + h, in.v.row(in.src_of[m]) + h * n.head_size);
         total.store(target);
@@ -542,7 +541,7 @@ void backward_destinations(const GraphAttentionBackward& op, const BackwardScrat
           store(local.d_attributes + lane, total);
         }
         for (int64_t column = 0; column < num_columns; ++column)
-          d_attributes.row(m)[column] = local.d_attributes[n.lanes.lane_of(op.first_edge_column + column)];
+          d_attributes.row(m)[column] += local.d_attributes[n.lanes.lane_of(op.first_edge_column + column)];
       }
     }
     add_from_edges<T>(n, scratch.edge.transposed_weights, local.d_edge, block.size(), d_q.at(block.begin, 0));
@@ -597,13 +596,15 @@ void add_weight_gradients(const GraphAttentionBackward& op, const BackwardScratc
 
 int64_t GraphAttentionForward::scratch_bytes() const {
   ScratchPieces pieces;
-  dispatch_float(q.dtype(), [&]<class T>() { ForwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
+  dispatch_float(accumulator_of(q.dtype()),
+                 [&]<class T>() { ForwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
   return pieces.bytes();
 }
 
 int64_t GraphAttentionBackward::scratch_bytes() const {
   ScratchPieces pieces;
-  dispatch_float(q.dtype(), [&]<class T>() { BackwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
+  dispatch_float(accumulator_of(q.dtype()),
+                 [&]<class T>() { BackwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
   return pieces.bytes();
 }
 

@@ -74,9 +74,8 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
   const Tensor raw_q = part(projected, 0), raw_k = part(projected, 1), v = part(projected, 2);
   const Tensor q_stats = q_norm_.alloc_stats(ctx, keep, raw_q), k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
   const Tensor attention_stats = alloc_attention_stats(ctx, keep, in.x);
-  // The window's backward reads its output; the graph's does not.
-  const Tensor o = ctx.alloc(graph_ ? Keep::scratch : keep, dtype, {rows, shape_.attention_channels});
-  Tensor p = o;
+  // The sum of r and of attention over the graph takes the place of r; the window has no r.
+  const Tensor p = edges_ ? part(projected, 3) : ctx.alloc(keep, dtype, {rows, shape_.attention_channels});
   {
     const Scope heads(ctx);
     const Tensor q = q_norm_.forward(ctx, raw_q, q_stats), k = k_norm_.forward(ctx, raw_k, k_stats);
@@ -85,21 +84,17 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
     for (int64_t i = 0; i < items; ++i) {
       const Range item{i * num_nodes_, (i + 1) * num_nodes_};
       if (edges_)
-        edges_->forward(ctx, {graph_, q.slice(item), k.slice(item), v.slice(item), features}, o.slice(item),
-                        attention_stats.slice(item));
+        edges_->forward(ctx, {graph_, q.slice(item), k.slice(item), v.slice(item), features}, p.slice(item),
+                        p.slice(item), attention_stats.slice(item));
       else
         run(ctx, WindowAttentionForward{.q = q.slice(item),
                                         .k = k.slice(item),
                                         .v = v.slice(item),
                                         .num_heads = shape_.num_heads,
                                         .window = window_,
-                                        .o = o.slice(item),
+                                        .o = p.slice(item),
                                         .stats = attention_stats.slice(item)});
     }
-  }
-  if (edges_) {
-    p = part(projected, 3);
-    run(ctx, Add{.a = o, .b = p, .y = p});
   }
   const Tensor middle = ctx.alloc(keep, dtype, {rows, shape_.num_channels});
   projection_.forward(ctx, p, middle, in.x);

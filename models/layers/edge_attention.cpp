@@ -61,7 +61,7 @@ Tensor EdgeAttention::features(Context& ctx, const Tensor& attributes) const {
 
 Tensor EdgeAttention::start_gradient(Context& ctx, const Tensor& attributes, const Tensor& d_attributes) const {
   if (!pre_) return d_attributes;
-  const Tensor d = ctx.alloc(Keep::scratch, attributes.dtype(), {attributes.rows(), attributes.cols()});
+  const Tensor d = ctx.alloc(Keep::scratch, accumulator_of(attributes.dtype()), {attributes.rows(), attributes.cols()});
   run(ctx, Fill{.y = d, .value = 0});
   return d;
 }
@@ -81,7 +81,8 @@ Tensor EdgeAttention::alloc_stats(Context& ctx, Keep keep, const Tensor& q) cons
   return ctx.alloc(keep, accumulator_of(q.dtype()), {q.rows(), num_heads_});
 }
 
-void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& o, const Tensor& stats) const {
+void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& r, const Tensor& o,
+                            const Tensor& stats) const {
   run(ctx, GraphAttentionForward{.graph = in.graph,
                                  .q = in.q,
                                  .k = in.k,
@@ -89,6 +90,7 @@ void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& o, 
                                  .edge_attributes = in.features,
                                  .w_edge = weight_->value,
                                  .b_edge = bias_->value,
+                                 .r = r,
                                  .num_heads = num_heads_,
                                  .o = o,
                                  .stats = stats});
@@ -96,10 +98,7 @@ void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& o, 
 
 void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o,
                              const Arguments& d_in) const {
-  const Scope scope(ctx);
   const int64_t num_wanted = d_in.features ? d_in.features.cols() : 0;
-  Tensor d_features;
-  if (num_wanted > 0) d_features = ctx.alloc(Keep::scratch, in.features.dtype(), {in.features.rows(), num_wanted});
   run(ctx, GraphAttentionBackward{.graph = in.graph,
                                   .q = in.q,
                                   .k = in.k,
@@ -115,9 +114,8 @@ void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& st
                                   .d_v = d_in.v,
                                   .d_w_edge = weight_->grad,
                                   .d_b_edge = bias_->grad,
-                                  .d_edge_attributes = d_features,
+                                  .d_edge_attributes = num_wanted > 0 ? d_in.features : Tensor(),
                                   .first_edge_column = in.features.cols() - num_wanted});
-  if (num_wanted > 0) run(ctx, Add{.a = d_in.features, .b = d_features, .y = d_in.features});
 }
 
 }  // namespace boreas

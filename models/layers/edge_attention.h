@@ -59,8 +59,10 @@ class EdgeAttention {
     Tensor q, k, v, features;
   };
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& q) const;
-  void forward(Context& ctx, const Arguments& in, const Tensor& o, const Tensor& stats) const;
-  /// d_in.features is added to and may be empty or narrower than the features; the others are overwritten.
+  /// o = r + attention; o may be r.
+  void forward(Context& ctx, const Arguments& in, const Tensor& r, const Tensor& o, const Tensor& stats) const;
+  /// d_in.features, of the accumulator type, is added to and may be empty or narrower than the features; the others are
+  /// overwritten.
   void backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o, const Arguments& d_in) const;
 
  private:

@@ -37,7 +37,7 @@ struct Problem {
   const Graph& graph;
   Workspace& work;
   int64_t num_heads;
-  Tensor q, k, v, attributes, w_edge, b_edge, o, stats, d_o;
+  Tensor q, k, v, attributes, w_edge, b_edge, r, o, stats, d_o;
   Tensor d_q, d_k, d_v, d_w_edge, d_b_edge, d_attributes;
   double scale = 0;
 
@@ -58,7 +58,8 @@ struct Problem {
     d_v = work.output_strided(dtype, g.num_src(), channels);
     d_w_edge = work.filled(accumulator_of(dtype), {channels, num_attributes}, 0);
     d_b_edge = work.filled(accumulator_of(dtype), {channels}, 0);
-    d_attributes = work.output_strided(dtype, g.num_edges(), num_attributes);
+    d_attributes = work.output_strided(accumulator_of(dtype), g.num_edges(), num_attributes);
+    fill(d_attributes, 0);
   }
   Problem(Workspace& workspace, const Graph& g, DType dtype, const Case& c)
       : Problem(workspace, g, dtype, c.num_heads, c.head_size, c.num_attributes) {}
@@ -71,6 +72,7 @@ struct Problem {
             .edge_attributes = attributes,
             .w_edge = w_edge,
             .b_edge = b_edge,
+            .r = r,
             .num_heads = num_heads,
             .scale = scale,
             .o = o,
@@ -250,6 +252,31 @@ TEST(GraphAttention, NodesWithoutEdgesGiveExactlyZero) {
   }
 }
 
+// o = r + attention, also over r itself, and r alone where no edge ends.
+TEST(GraphAttention, ResidualIsAdded) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    Workspace work;
+    const Graph graph = make_graph(c);
+    Problem p(work, graph, DType::f64, c);
+    p.r = work.random_strided(DType::f64, p.q.rows(), p.q.cols());
+    const Naive naive(p);
+    std::vector<double> expected = values_of(p.r);
+    for (size_t x = 0; x < expected.size(); ++x) expected[x] += naive.o[x];
+    p.forward();
+    expect_close(p.o, expected);
+    const int64_t* const dst_ptr = graph.dst_ptr.as<int64_t>();
+    for (int64_t i = 0; i < graph.num_dst(); ++i)
+      for (int64_t channel = 0; dst_ptr[i] == dst_ptr[i + 1] && channel < p.q.cols(); ++channel)
+        EXPECT_EQ(at(p.o, i, channel), at(p.r, i, channel));
+    const Tensor apart = p.o;
+    p.o = p.r;
+    p.forward();
+    EXPECT_TRUE(identical(p.o, apart));
+    work.expect_padding_untouched();
+  }
+}
+
 TEST(GraphAttention, GraphsWithoutEdgesOrNodes) {
   Workspace work;
   const Graph no_edges = Graph::from_sorted(3, 2, std::vector<int64_t>{0, 0, 0}, {});
@@ -266,7 +293,7 @@ TEST(GraphAttention, GraphsWithoutEdgesOrNodes) {
   for (const double value : values_of(nothing.d_w_edge)) EXPECT_EQ(value, 0);
 }
 
-TEST(GraphAttention, WeightGradientsAccumulate) {
+TEST(GraphAttention, GradientsOfParametersAndAttributesAccumulate) {
   Workspace work;
   const Case c = cases()[2];
   const Graph graph = make_graph(c);
@@ -274,7 +301,10 @@ TEST(GraphAttention, WeightGradientsAccumulate) {
   p.forward();
   p.backward();
   const Tensor once_w = work.copy_of(p.d_w_edge), once_b = work.copy_of(p.d_b_edge), once_q = work.copy_of(p.d_q);
+  const Tensor once_a = work.copy_of(p.d_attributes);
   p.backward();
+  for (int64_t m = 0; m < once_a.rows(); ++m)
+    for (int64_t a = 0; a < once_a.cols(); ++a) EXPECT_EQ(at(p.d_attributes, m, a), 2 * at(once_a, m, a));
   for (int64_t w = 0; w < once_w.size(); ++w) EXPECT_EQ(p.d_w_edge.as<double>()[w], 2 * once_w.as<double>()[w]);
   for (int64_t b = 0; b < once_b.size(); ++b) EXPECT_EQ(p.d_b_edge.as<double>()[b], 2 * once_b.as<double>()[b]);
   EXPECT_TRUE(identical(p.d_q, once_q));
@@ -290,6 +320,7 @@ TEST(GraphAttention, GradientOfSomeAttributeColumnsOnly) {
   GraphAttentionBackward op = p.backward_op();
   op.first_edge_column = 3;
   op.d_edge_attributes = work.output_strided(DType::f32, graph.num_edges(), 8);
+  fill(op.d_edge_attributes, 0);
   run(work.ctx, op);
   for (int64_t m = 0; m < graph.num_edges(); ++m)
     for (int64_t a = 0; a < 8; ++a)
@@ -337,7 +368,7 @@ TEST(GraphAttention, RepeatableForAnyNumberOfThreads) {
     again.d_q = work.output(DType::f32, first.d_q.shape());
     again.d_k = work.output(DType::f32, first.d_k.shape());
     again.d_v = work.output(DType::f32, first.d_v.shape());
-    again.d_attributes = work.output(DType::f32, first.d_attributes.shape());
+    again.d_attributes = work.filled(DType::f32, first.d_attributes.shape(), 0);
     again.d_w_edge = work.filled(DType::f32, first.d_w_edge.shape(), 0);
     again.d_b_edge = work.filled(DType::f32, first.d_b_edge.shape(), 0);
     again.forward();
@@ -480,6 +511,9 @@ TEST(GraphAttention, SaysWhatIsWrong) {
         op.k = work.random(DType::f64, {4, 16});
       },
       "invalid_argument", "graph_attention_forward: k is f64 but must be f32");
+  expect(
+      forward, [](auto& op) { op.r = op.k; }, "shape",
+      "graph_attention_forward: r is f32 [4, 16] but must be [5, 16] to fit q f32 [5, 16]");
   expect(
       forward, [](auto& op) { op.o = Tensor(); }, "invalid_argument",
       "graph_attention_forward: o is required but was not given");
