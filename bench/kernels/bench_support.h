@@ -183,10 +183,13 @@ void measure_gpu(benchmark::State& state, Bench& bench, const Op& op) {
   }
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
+  const auto rate = [&](double amount) {
+    return benchmark::Counter(amount, benchmark::Counter::kIsIterationInvariantRate);
+  };
   const double bytes = double(detail::bytes_of(op));
-  state.counters["GB/s"] = benchmark::Counter(bytes * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["of_copy"] =
-      benchmark::Counter(bytes / gpu_copy_bandwidth(), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["TFLOP/s"] = rate(double(op.flops()) * 1e-12);
+  state.counters["GB/s"] = rate(bytes * 1e-9);
+  state.counters["of_copy"] = rate(bytes / gpu_copy_bandwidth());
 }
 
 /// The same on the first GPU. The minimal time counts one launch of a batch, so it is short.

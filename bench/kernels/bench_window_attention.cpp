@@ -1,100 +1,104 @@
-// Window attention. Counters: FLOP/s by the op's own formula (only pairs inside the window count), and the same as a
-// fraction of the rate of a large product in the same precision.
-
-#include <benchmark/benchmark.h>
-#include <cblas.h>
-
-#include <algorithm>
-#include <chrono>
-#include <vector>
-
-#include "kernels/core/rng.h"
+// Window attention: FLOP/s by the op's own formula, which counts only pairs inside the window, on the CPU and, where
+// one is visible, on the GPU, there with each kernel that supports the case.
+#include "bench/kernels/bench_support.h"
 #include "kernels/window_attention/window_attention.h"
 
-namespace boreas {
+namespace boreas::bench {
 namespace {
 
-struct Tensors {
-  std::vector<Buffer> buffers;
-  Tensor make(int64_t rows, int64_t cols) {
-    buffers.push_back(Buffer::on(Device::cpu(), rows * cols * int64_t(sizeof(float)), "bench"));
-    const Tensor tensor = buffers.back().tensor(DType::f32, {rows, cols});
-    const Philox random(2, buffers.size());
-    for (int64_t i = 0; i < tensor.size(); ++i) tensor.as<float>()[i] = float(random.normal(i));
-    return tensor;
-  }
+using Kernel = WindowAttentionKernel;
+
+struct Case {
+  DType dtype;
+  int64_t length, num_heads, head_size, window;
+  Kernel kernel = Kernel::automatic;
 };
 
-double product_rate() {
-  constexpr int n = 1024;
-  Tensors tensors;
-  const Tensor a = tensors.make(n, n), b = tensors.make(n, n), c = tensors.make(n, n);
-  double best = 1e9;
-  for (int repeat = 0; repeat < 10; ++repeat) {
-    const auto begin = std::chrono::steady_clock::now();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1, a.as<float>(), n, b.as<float>(), n, 0,
-                c.as<float>(), n);
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+// Queries, keys and values are slices of one matrix, as a layer makes them.
+WindowAttentionForward forward(Bench& b, const Case& c) {
+  const int64_t channels = c.num_heads * c.head_size;
+  const Tensor qkv = b.random(c.dtype, {c.length, 3 * channels});
+  return {.q = qkv.columns({0, channels}),
+          .k = qkv.columns({channels, 2 * channels}),
+          .v = qkv.columns({2 * channels, 3 * channels}),
+          .num_heads = c.num_heads,
+          .window = c.window,
+          .kernel = c.kernel,
+          .o = b.zeros(c.dtype, {c.length, channels}),
+          .stats = b.zeros(accumulator_of(c.dtype), {c.length, c.num_heads})};
+}
+
+WindowAttentionBackward backward(Bench& b, const Case& c) {
+  const WindowAttentionForward before = forward(b, c);
+  run(b.ctx, before);
+  const int64_t channels = c.num_heads * c.head_size;
+  const Tensor d_qkv = b.zeros(c.dtype, {c.length, 3 * channels});
+  return {.q = before.q,
+          .k = before.k,
+          .v = before.v,
+          .o = before.o,
+          .stats = before.stats,
+          .num_heads = c.num_heads,
+          .window = c.window,
+          .kernel = c.kernel,
+          .d_o = b.random(c.dtype, {c.length, channels}),
+          .d_q = d_qkv.columns({0, channels}),
+          .d_k = d_qkv.columns({channels, 2 * channels}),
+          .d_v = d_qkv.columns({2 * channels, 3 * channels})};
+}
+
+std::string name_of(const char* op, const char* device, const Case& c) {
+  return fmt::format("{}/{}/{}/{}x{}x{}/window:{}", op, device, to_string(c.dtype), c.length, c.num_heads, c.head_size,
+                     c.window);
+}
+
+#ifdef BOREAS_WITH_CUDA
+bool is_supported(Case c) {
+  c.length = 64;
+  Bench b(Device::cuda(0));
+  try {
+    run(b.ctx, backward(b, c));
+    return true;
+  } catch (const Error&) {
+    return false;
   }
-  return 2.0 * n * n * n / best;
 }
+#endif
 
-// Arguments: length, channels, heads, window.
-void window_attention(benchmark::State& state, bool backward) {
-  const int64_t length = state.range(0), channels = state.range(1), heads = state.range(2), window = state.range(3);
-  Tensors tensors;
-  const Tensor qkv = tensors.make(length, 3 * channels), d_qkv = tensors.make(length, 3 * channels);
-  const auto third = [&](const Tensor& x, int64_t i) { return x.columns({i * channels, (i + 1) * channels}); };
-  const WindowAttentionForward forward_op{.q = third(qkv, 0),
-                                          .k = third(qkv, 1),
-                                          .v = third(qkv, 2),
-                                          .num_heads = heads,
-                                          .window = window,
-                                          .o = tensors.make(length, channels),
-                                          .stats = tensors.make(length, heads)};
-  const WindowAttentionBackward backward_op{.q = forward_op.q,
-                                            .k = forward_op.k,
-                                            .v = forward_op.v,
-                                            .o = forward_op.o,
-                                            .stats = forward_op.stats,
-                                            .num_heads = heads,
-                                            .window = window,
-                                            .d_o = tensors.make(length, channels),
-                                            .d_q = third(d_qkv, 0),
-                                            .d_k = third(d_qkv, 1),
-                                            .d_v = third(d_qkv, 2)};
-  Arena arena(Buffer::on(Device::cpu(), forward_op.scratch_bytes() + backward_op.scratch_bytes() + 4096, "bench"));
-  Context ctx(Device::cpu(), arena);
-  run(ctx, forward_op);
-  static const double peak = product_rate();
-  const auto begin = std::chrono::steady_clock::now();
-  for (auto _ : state)
-    if (backward)
-      run(ctx, backward_op);
-    else
-      run(ctx, forward_op);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  const double flops = double(backward ? backward_op.flops() : forward_op.flops());
-  using benchmark::Counter;
-  state.counters["FLOP/s"] = Counter(flops, Counter::kIsIterationInvariantRate);
-  state.counters["bytes/s"] =
-      Counter(double(length * channels * 4 * (backward ? 8 : 4)), Counter::kIsIterationInvariantRate);
-  state.counters["of_product_rate"] = flops * double(state.iterations()) / seconds / peak;
+void add_all() {
+  for (const auto& [length, heads, size, window] :
+       {std::array{642, 8, 16, -1}, std::array{2562, 8, 16, 256}, std::array{2562, 8, 16, -1},
+        std::array{2562, 4, 64, 512}, std::array{10944, 4, 64, 512}}) {
+    const Case c{DType::f32, length, heads, size, window};
+    add(name_of("window_attention_forward", "cpu", c), [c](Bench& b) { return forward(b, c); });
+    add(name_of("window_attention_backward", "cpu", c), [c](Bench& b) { return backward(b, c); });
+  }
+#ifdef BOREAS_WITH_CUDA
+  if (num_cuda_devices() == 0) return;
+  const auto add_kernels = [](Case c, std::initializer_list<Kernel> kernels) {
+    for (const Kernel kernel : kernels) {
+      c.kernel = kernel;
+      if (!is_supported(c)) continue;
+      const auto name = [&](const char* op) { return fmt::format("{}/{}", name_of(op, "gpu", c), to_string(kernel)); };
+      add_gpu(name("window_attention_forward"), [c](Bench& b) { return forward(b, c); });
+      add_gpu(name("window_attention_backward"), [c](Bench& b) { return backward(b, c); });
+    }
+  };
+  const auto tensor_cores = {Kernel::hopper, Kernel::tensor_cores};
+  for (const int64_t size : {64, 32})
+    for (const int64_t window : {512, 1120}) add_kernels({DType::bf16, 40320, 16, size, window}, tensor_cores);
+  add_kernels({DType::bf16, 40333, 16, 64, 512}, tensor_cores);
+  add_kernels({DType::bf16, 40320, 8, 128, 512}, tensor_cores);
+  add_kernels({DType::bf16, 8192, 16, 64, -1}, tensor_cores);
+  add_kernels({DType::bf16, 10000, 16, 64, 512}, {Kernel::generic});
+  add_kernels({DType::f32, 10000, 16, 64, 512}, {Kernel::generic});
+#endif
 }
-
-void sizes(benchmark::internal::Benchmark* b) {
-  b->Args({642, 128, 8, -1});
-  b->Args({2562, 128, 8, 16});
-  b->Args({2562, 128, 8, 256});
-  b->Args({2562, 128, 8, -1});
-  b->Args({2562, 256, 4, 512});
-  b->Args({10944, 256, 4, 512});
-  b->Unit(benchmark::kMicrosecond)->UseRealTime();
-}
-BENCHMARK_CAPTURE(window_attention, forward, false)->Apply(sizes);
-BENCHMARK_CAPTURE(window_attention, backward, true)->Apply(sizes);
 
 }  // namespace
-}  // namespace boreas
+}  // namespace boreas::bench
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  boreas::bench::add_all();
+  return boreas::bench::main(argc, argv);
+}

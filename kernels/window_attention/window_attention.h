@@ -95,4 +95,8 @@ int64_t scratch_bytes(const WindowAttentionBackward&);
 void launch(Backend, Context&, const WindowAttentionForward&, Tensor scratch);
 void launch(Backend, Context&, const WindowAttentionBackward&, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context&, const WindowAttentionForward&, Tensor scratch);
+void launch(Backend, Context&, const WindowAttentionBackward&, Tensor scratch);
+}  // namespace cuda
 }  // namespace boreas

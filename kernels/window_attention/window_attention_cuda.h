@@ -8,8 +8,6 @@
 
 namespace boreas::cuda {
 
-inline constexpr double kLog2E = 1.4426950408889634;
-
 /// One row of the table of versions: the first that supports the op launches it.
 template <class Op>
 struct WindowAttentionVersion {
@@ -18,7 +16,13 @@ struct WindowAttentionVersion {
   void (*launch)(Context&, const Op&, Tensor scratch);
 };
 
-/// Versions for Hopper.
+/// For mma.sync.
+bool window_attention_supported_tensor_cores(const WindowAttentionForward&);
+bool window_attention_supported_tensor_cores(const WindowAttentionBackward&);
+void window_attention_tensor_cores(Context&, const WindowAttentionForward&, Tensor scratch);
+void window_attention_tensor_cores(Context&, const WindowAttentionBackward&, Tensor scratch);
+
+/// For Hopper.
 bool window_attention_supported_sm90(const WindowAttentionForward&);
 bool window_attention_supported_sm90(const WindowAttentionBackward&);
 void window_attention_sm90(Context&, const WindowAttentionForward&, Tensor scratch);

@@ -34,25 +34,26 @@ class GpuWorkspace {
     const Tensor device =
         buffers_.emplace_back(Buffer::on(Device::cuda(0), std::max<int64_t>(host.bytes(), 16), "test"))
             .tensor(host.dtype(), host.shape());
-    copy_rows(device, host);
+    copy(device, host);
     return device;
+  }
+
+  /// Copies the elements of a tensor, on either side, over those of another.
+  void copy(const Tensor& to, const Tensor& from) {
+    const int64_t element = size_of(from.dtype());
+    const bool whole = to.contiguous() && from.contiguous();
+    for (int64_t i = 0; i < (whole ? 1 : from.rows()); ++i)
+      copy_bytes(ctx.compute(), static_cast<char*>(to.data()) + i * to.row_stride() * element, to.device(),
+                 static_cast<const char*>(from.data()) + i * from.row_stride() * element, from.device(),
+                 (whole ? from.size() : from.cols()) * element);
+    ctx.compute().synchronize();
   }
 
   /// A contiguous copy on the host, owned by `workspace`.
   Tensor download(Workspace& workspace, const Tensor& device) {
     const Tensor host = workspace.output(device.dtype(), device.shape());
-    copy_rows(host, device);
+    copy(host, device);
     return host;
-  }
-
- private:
-  void copy_rows(const Tensor& to, const Tensor& from) {
-    const int64_t element = size_of(from.dtype());
-    for (int64_t i = 0; i < from.rows(); ++i)
-      copy_bytes(ctx.compute(), static_cast<char*>(to.data()) + i * to.row_stride() * element, to.device(),
-                 static_cast<const char*>(from.data()) + i * from.row_stride() * element, from.device(),
-                 from.cols() * element);
-    ctx.compute().synchronize();
   }
 };
 
