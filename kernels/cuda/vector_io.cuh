@@ -34,7 +34,7 @@ __device__ inline T narrow(Accumulator<T> value) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
     T out;
-    memcpy(&out, &rounded, sizeof(out));
+    memcpy(static_cast<void*>(&out), &rounded, sizeof(out));
     return out;
   } else {
     return value;
@@ -49,7 +49,7 @@ template <class T>
 __device__ inline void load_vector(const T* from, Accumulator<T> (&to)[kVectorSize<T>]) {
   const uint4 raw = *reinterpret_cast<const uint4*>(from);
   T values[kVectorSize<T>];
-  memcpy(values, &raw, sizeof(raw));
+  memcpy(static_cast<void*>(values), &raw, sizeof(raw));
 #pragma unroll
   for (int k = 0; k < kVectorSize<T>; ++k) to[k] = widen(values[k]);
 }
