@@ -82,7 +82,7 @@ function(boreas_print_features)
     message(STATUS "  CUDA backend          no  (-DBOREAS_CUDA=ON, CUDA toolkit)")
   endif()
   foreach(row "NetCDF|NetCDF in and out|libnetcdf-dev" "EcCodes|GRIB in             |libeccodes-dev" "PNG|maps                |libpng-dev"
-              "Minizip|datasets in zip     |libminizip-dev")
+              "Minizip|datasets in zip     |libminizip-dev" "MPI_C|several ranks       |libopenmpi-dev")
     string(REPLACE "|" ";" row "${row}")
     list(GET row 0 package)
     list(GET row 1 meaning)

@@ -1,22 +1,159 @@
 #include "comm/communicator.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/elementwise/elementwise.h"
+
 namespace boreas {
 
 namespace {
+
+constexpr int64_t kSlabBytes = int64_t{16} << 20;  // scratch of an all-reduce, whatever the size of what it reduces
 
 /// With one rank a sum is its only term and the root is oneself.
 class SingleRank final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  void all_reduce(Context&, const Tensor&) override {}
-  void broadcast(Context&, const Tensor&, int root) override {
-    BOREAS_CHECK(root == 0, comm, "broadcast from rank {} in a group of one", root);
+  std::vector<std::vector<int64_t>> all_to_all(const std::vector<std::vector<int64_t>>& lists) override {
+    return lists;
   }
+  std::vector<std::string> all_gather_text(const std::string& text) override { return {text}; }
+  void barrier() override {}
+  std::unique_ptr<Communicator> split(int) override { return std::make_unique<SingleRank>(); }
+  [[noreturn]] void abort(const std::string& message) override {
+    std::fprintf(stderr, "%s\n", message.c_str());
+    std::exit(1);
+  }
+
+ protected:
+  void transfer(Context&, std::span<const Rows>, std::span<const Rows>) override {}
 };
+
+/// A contiguous tensor as one row.
+Tensor flat(const Tensor& x) { return x.reshape({1, x.size()}); }
 
 }  // namespace
 
 std::unique_ptr<Communicator> make_single_rank_communicator() { return std::make_unique<SingleRank>(); }
+
+void Communicator::exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) {
+  for (const auto& side : {send, receive})
+    for (const Rows& message : side) {
+      BOREAS_CHECK(message.rank >= 0 && message.rank < size() && message.rank != rank(), invalid_argument,
+                   "exchange: rank {} of {} names {} as its peer", rank(), size(), message.rank);
+      BOREAS_CHECK(message.rows.contiguous(), invalid_argument, "exchange: {} is not contiguous",
+                   to_string(message.rows));
+      BOREAS_CHECK(message.rows.device() == ctx.device(), invalid_argument,
+                   "exchange: rows lie on {} but the context computes on {}", to_string(message.rows.device()),
+                   to_string(ctx.device()));
+    }
+  if (ctx.planning()) return;
+  for (const Rows& message : send) bytes_sent_ += message.rows.bytes();
+  transfer(ctx, send, receive);
+}
+
+void Communicator::all_gather_rows(Context& ctx, const Partition& parts, const Tensor& whole) {
+  BOREAS_CHECK(parts.num_parts() == size() && parts.size() == whole.rows(), shape,
+               "all_gather_rows: {} parts of {} rows do not fit {} ranks and {}", parts.num_parts(), parts.size(),
+               size(), to_string(whole));
+  std::vector<Rows> send, receive;
+  for (int peer = 0; peer < size(); ++peer) {
+    if (peer == rank()) continue;
+    send.push_back({peer, whole.slice(parts[rank()])});
+    receive.push_back({peer, whole.slice(parts[peer])});
+  }
+  exchange(ctx, send, receive);
+}
+
+void Communicator::reduce_scatter_rows(Context& ctx, const Partition& parts, const Tensor& whole) {
+  BOREAS_CHECK(parts.num_parts() == size() && parts.size() == whole.rows(), shape,
+               "reduce_scatter_rows: {} parts of {} rows do not fit {} ranks and {}", parts.num_parts(), parts.size(),
+               size(), to_string(whole));
+  if (size() == 1) return;
+  const Scope scope(ctx);
+  const Tensor own = whole.slice(parts[rank()]);
+  const int64_t rows = own.rows();
+  const Tensor others = ctx.alloc(Keep::scratch, whole.dtype(), {(size() - 1) * rows, whole.cols()});
+  std::vector<Rows> send, receive;
+  const auto place = [&](int peer) {
+    const int64_t index = peer < rank() ? peer : peer - 1;
+    return others.slice({index * rows, (index + 1) * rows});
+  };
+  for (int peer = 0; peer < size(); ++peer) {
+    if (peer == rank()) continue;
+    send.push_back({peer, whole.slice(parts[peer])});
+    receive.push_back({peer, place(peer)});
+  }
+  exchange(ctx, send, receive);
+  // ((r0 + r1) + r2) + ...: the running sum starts in the place of rank 0.
+  Tensor sum = rank() == 0 ? own : place(0);
+  for (int peer = 1; peer < size(); ++peer) {
+    const Tensor term = peer == rank() ? own : place(peer);
+    const Tensor to = peer + 1 == size() ? own : sum;
+    run(ctx, Add{.a = flat(sum), .b = flat(term), .y = flat(to)});
+    sum = to;
+  }
+}
+
+void Communicator::all_reduce(Context& ctx, const Tensor& x) {
+  if (size() == 1 || x.size() == 0) return;
+  BOREAS_CHECK(x.contiguous(), invalid_argument, "all_reduce: {} is not contiguous", to_string(x));
+  const Tensor values = flat(x);
+  const int64_t slab = std::max<int64_t>(1, kSlabBytes / size_of(x.dtype()));
+  for (int64_t begin = 0; begin < values.cols(); begin += slab) {
+    const int64_t count = std::min(slab, values.cols() - begin);
+    const Tensor column = values.columns({begin, begin + count}).reshape({count, 1});
+    const Partition parts = Partition::balanced(count, size());
+    reduce_scatter_rows(ctx, parts, column);
+    all_gather_rows(ctx, parts, column);
+  }
+}
+
+void Communicator::broadcast(Context& ctx, const Tensor& x, int root) {
+  BOREAS_CHECK(root >= 0 && root < size(), comm, "broadcast from rank {} in a group of {}", root, size());
+  std::vector<Rows> send, receive;
+  if (rank() == root) {
+    for (int peer = 0; peer < size(); ++peer)
+      if (peer != root) send.push_back({peer, x});
+  } else {
+    receive.push_back({root, x});
+  }
+  exchange(ctx, send, receive);
+}
+
+void check_agreement(Communicator& ranks, const std::string& what, const std::string& text) {
+  const std::vector<std::string> texts = ranks.all_gather_text(text);
+  for (size_t rank = 1; rank < texts.size(); ++rank) {
+    if (texts[rank] == texts[0]) continue;
+    const auto first = std::mismatch(texts[0].begin(), texts[0].end(), texts[rank].begin(), texts[rank].end());
+    const auto line_at = [](const std::string& whole, size_t position) {
+      const size_t begin = whole.rfind('\n', position ? position - 1 : 0);
+      const size_t from = begin == std::string::npos ? 0 : begin + 1;
+      return whole.substr(from, std::min<size_t>(whole.find('\n', position), from + 200) - from);
+    };
+    BOREAS_FAIL(config,
+                "the {} of rank {} differs from that of rank 0: \"{}\" there, \"{}\" here. Start all ranks "
+                "with the same program, files and arguments",
+                what, rank, line_at(texts[rank], size_t(first.second - texts[rank].begin())),
+                line_at(texts[0], size_t(first.first - texts[0].begin())));
+  }
+}
+
+ProcessGrid ProcessGrid::make(std::unique_ptr<Communicator> world, int64_t model_ranks) {
+  const int64_t size = world->size();
+  if (model_ranks == 0) model_ranks = size;
+  BOREAS_CHECK(model_ranks > 0 && size % model_ranks == 0, config,
+               "parallel.model_ranks is {}, which does not divide the {} ranks of this job; choose a divisor, or 0 for "
+               "all",
+               model_ranks, size);
+  ProcessGrid grid;
+  grid.model = world->split(int(world->rank() / model_ranks));
+  grid.data = world->split(int(world->rank() % model_ranks));
+  grid.world = std::move(world);
+  return grid;
+}
 
 }  // namespace boreas

@@ -2,23 +2,80 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "kernels/core/context.h"
+#include "kernels/core/partition.h"
 
 namespace boreas {
 
-/// Collectives over a group of ranks. Every rank calls them in the same order with equal shapes; in plan mode they do
-/// nothing. Errors: comm, naming the collective.
+/// A group of ranks. Every rank calls the collectives in the same order with shapes that fit; in plan mode they borrow
+/// their scratch memory and do nothing. A transport gives `exchange` and the functions on host values; the collectives
+/// are built on it here, so that sums are in rank order and repeat bit for bit, and may be replaced by faster ones.
+///
+/// Adjoint pairs: all_gather_rows and reduce_scatter_rows; an exchange and the one with send and receive swapped.
+///
+/// Errors: comm, naming the peer;  invalid_argument: rows that are not contiguous, a rank that does not exist.
 class Communicator {
  public:
+  struct Rows {
+    int rank;     ///< the peer
+    Tensor rows;  ///< contiguous
+  };
+
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual void all_reduce(Context& ctx, const Tensor& x) = 0;           ///< x = sum of x over the ranks, in rank order
-  virtual void broadcast(Context& ctx, const Tensor& x, int root) = 0;  ///< x = x of the root
+
+  /// Sends and receives at once, in any order and without deadlock. Two messages between the same ranks keep their
+  /// order. Sizes must agree on both sides.
+  void exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive);
+
+  virtual void all_reduce(Context& ctx, const Tensor& x);           ///< x = sum of x over the ranks, in rank order
+  virtual void broadcast(Context& ctx, const Tensor& x, int root);  ///< x = x of the root
+  /// whole[parts[r]] = that of rank r, for all r.
+  virtual void all_gather_rows(Context& ctx, const Partition& parts, const Tensor& whole);
+  /// whole[parts[rank]] = sum over the ranks of their whole[parts[rank]], in rank order; other rows keep their values.
+  virtual void reduce_scatter_rows(Context& ctx, const Partition& parts, const Tensor& whole);
+
+  /// Host values, for set-up: list r of the result is what rank r had for this one.
+  virtual std::vector<std::vector<int64_t>> all_to_all(const std::vector<std::vector<int64_t>>& lists) = 0;
+  virtual std::vector<std::string> all_gather_text(const std::string& text) = 0;
+  virtual void barrier() = 0;
+
+  /// Ranks with the same `group` form one, in the order they have here.
+  virtual std::unique_ptr<Communicator> split(int group) = 0;
+  /// Prints the message with the rank, once if all ranks call it, and ends all ranks with a failure.
+  [[noreturn]] virtual void abort(const std::string& message) = 0;
+
+  /// Bytes that this rank sent to others since it was made.
+  int64_t bytes_sent() const { return bytes_sent_; }
+
+ protected:
+  virtual void transfer(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) = 0;
+  int64_t bytes_sent_ = 0;
 };
 
 /// The group of one rank.
 std::unique_ptr<Communicator> make_single_rank_communicator();
+
+/// All ranks of this job: those that mpirun or srun started, in a build with MPI; else one. Called once, by main. MPI
+/// ends when the last communicator goes. Throws unsupported where several ranks were started in a build without MPI.
+std::unique_ptr<Communicator> make_world_communicator();
+
+/// Throws config, on every rank, if `text` is not the same on all; `what` names it: "configuration".
+void check_agreement(Communicator& ranks, const std::string& what, const std::string& text);
+
+/// world = data groups x model groups: consecutive ranks share a sample, groups of them train on different ones.
+struct ProcessGrid {
+  std::unique_ptr<Communicator> world;
+  std::unique_ptr<Communicator> model;  ///< the ranks that share a sample; its rank is the position of the shard
+  std::unique_ptr<Communicator> data;   ///< the ranks that hold the same shard of different samples
+
+  /// model_ranks = 0: all. Throws config if model_ranks does not divide the number of ranks.
+  static ProcessGrid make(std::unique_ptr<Communicator> world, int64_t model_ranks);
+};
 
 }  // namespace boreas

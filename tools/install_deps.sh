@@ -7,7 +7,7 @@ set -euo pipefail
 
 packages=(cmake ninja-build g++ pkg-config libopenblas-openmp-dev libfmt-dev libspdlog-dev libcli11-dev
           nlohmann-json3-dev libyaml-cpp-dev libnanoflann-dev libhdf5-dev libblosc-dev libzstd-dev
-          zlib1g-dev libminizip-dev libnetcdf-dev libeccodes-dev libpng-dev)
+          zlib1g-dev libopenmpi-dev openmpi-bin libminizip-dev libnetcdf-dev libeccodes-dev libpng-dev)
 for option in "$@"; do
   case "$option" in
     --data) packages+=(ferret-datasets) ;;

@@ -1,0 +1,173 @@
+#include "comm/communicator.h"
+
+#include "comm/row_exchange.h"
+#include "tests/support/fixtures.h"
+#include "tests/support/ranks.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+using test::Workspace;
+using test::world;
+
+/// What rank r holds in test number `seed`: the same function on all ranks, so that each can work out the others'.
+Tensor values_of(Workspace& w, int rank, DType dtype, Shape shape) {
+  Workspace source(uint64_t(100 + rank));
+  return w.copy_of(source.random(dtype, shape));
+}
+
+TEST(CommunicatorRanks, AllReduceSumsInRankOrder) {
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (const int64_t size : {1, 7, 1000, 40000}) {
+      Workspace w;
+      const Tensor x = values_of(w, world().rank(), dtype, {size});
+      const Tensor expected = values_of(w, 0, dtype, {size});
+      for (int rank = 1; rank < world().size(); ++rank) {
+        const Tensor term = values_of(w, rank, dtype, {size});
+        dispatch_dtype(dtype, [&]<class T>() {
+          if constexpr (std::is_floating_point_v<T>)
+            for (int64_t i = 0; i < size; ++i) expected.as<T>()[i] += term.as<T>()[i];
+        });
+      }
+      world().all_reduce(w.ctx, x);
+      EXPECT_TRUE(test::identical(x, expected)) << size;
+    }
+}
+
+TEST(CommunicatorRanks, BroadcastGatherAndScatter) {
+  const int ranks = world().size(), me = world().rank();
+  const Partition parts = Partition::balanced(2 * ranks + 1, ranks);
+  for (int root = 0; root < ranks; ++root) {
+    Workspace w;
+    const Tensor x = values_of(w, me, DType::f64, {5, 3});
+    world().broadcast(w.ctx, x, root);
+    EXPECT_TRUE(test::identical(x, values_of(w, root, DType::f64, {5, 3})));
+  }
+  Workspace w;
+  const Tensor whole = values_of(w, 77, DType::f64, {parts.size(), 4}),
+               gathered = w.filled(DType::f64, whole.shape(), 0);
+  std::copy_n(whole.row<double>(parts[me].begin), parts[me].size() * 4, gathered.row<double>(parts[me].begin));
+  world().all_gather_rows(w.ctx, parts, gathered);
+  EXPECT_TRUE(test::identical(gathered, whole));
+
+  const Tensor mine = values_of(w, me, DType::f64, {parts.size(), 4});
+  world().reduce_scatter_rows(w.ctx, parts, mine);
+  for (int64_t row = parts[me].begin; row < parts[me].end; ++row)
+    for (int64_t c = 0; c < 4; ++c) {
+      double sum = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const double term = values_of(w, rank, DType::f64, {parts.size(), 4}).row<double>(row)[c];
+        sum = rank == 0 ? term : sum + term;
+      }
+      EXPECT_EQ(mine.row<double>(row)[c], sum);
+    }
+}
+
+TEST(CommunicatorRanks, HostListsAndText) {
+  const int ranks = world().size(), me = world().rank();
+  std::vector<std::vector<int64_t>> lists;
+  for (int peer = 0; peer < ranks; ++peer) lists.emplace_back(size_t(me + peer), 10 * me + peer);
+  const auto received = world().all_to_all(lists);
+  ASSERT_EQ(received.size(), size_t(ranks));
+  for (int peer = 0; peer < ranks; ++peer)
+    EXPECT_EQ(received[size_t(peer)], std::vector<int64_t>(size_t(me + peer), 10 * peer + me));
+  const auto texts = world().all_gather_text(std::string(size_t(me), 'x'));
+  for (int peer = 0; peer < ranks; ++peer) EXPECT_EQ(texts[size_t(peer)], std::string(size_t(peer), 'x'));
+}
+
+TEST(CommunicatorRanks, DisagreementIsNamed) {
+  check_agreement(world(), "configuration", "a: 1\nb: 2\n");
+  if (world().size() == 1) return;
+  const bool odd = world().rank() == world().size() - 1;
+  BOREAS_EXPECT_ERROR(check_agreement(world(), "configuration", odd ? "a: 1\nb: 3\n" : "a: 1\nb: 2\n"), config,
+                      "\"b: 3\" there, \"b: 2\" here");
+}
+
+TEST(CommunicatorRanks, GridSplitsTheWorld) {
+  for (int model_ranks = 1; model_ranks <= world().size(); ++model_ranks) {
+    if (world().size() % model_ranks) {
+      BOREAS_EXPECT_ERROR(ProcessGrid::make(world().split(0), model_ranks), config, "does not divide");
+      continue;
+    }
+    const ProcessGrid grid = ProcessGrid::make(world().split(0), model_ranks);
+    EXPECT_EQ(grid.model->size(), model_ranks);
+    EXPECT_EQ(grid.data->size(), world().size() / model_ranks);
+    EXPECT_EQ(grid.model->rank() + model_ranks * grid.data->rank(), world().rank());
+  }
+}
+
+/// Rows that rank r needs: every third of the whole, from r on, and those next to its own.
+std::vector<int64_t> needed_rows(int rank, const Partition& owners) {
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < owners.size(); ++row)
+    if ((row + rank) % 3 == 0 || row + 1 == owners[rank].begin || row == owners[rank].end) rows.push_back(row);
+  return rows;
+}
+
+TEST(RowExchangeRanks, BringsRowsAndSumsGradients) {
+  const int ranks = world().size(), me = world().rank();
+  for (const int64_t size : {int64_t(ranks), int64_t(3 * ranks + 2), int64_t(50)})
+    for (const bool none_needed : {false, true})
+      for (const ExchangeKind kind : {ExchangeKind::halo, ExchangeKind::allgather})
+        for (const bool strided : {false, true}) {
+          const Partition owners = Partition::balanced(size, ranks);
+          std::vector<std::vector<int64_t>> ids;  // of all ranks
+          for (int rank = 0; rank < ranks; ++rank)
+            ids.push_back(none_needed && rank == 0 ? std::vector<int64_t>() : needed_rows(rank, owners));
+          const RowExchange exchange = RowExchange::make(world(), owners, ids[size_t(me)], kind, Device::cpu());
+          EXPECT_EQ(exchange.own().size(), owners[me].size());
+          if (kind == ExchangeKind::halo && none_needed && me == 0) {
+            EXPECT_EQ(exchange.num_received(), 0);
+          }
+          Workspace w;
+          const int64_t rows = exchange.num_rows();
+          const Tensor whole = values_of(w, 55, DType::f64, {size, 4});
+          const auto room = [&] {
+            return strided ? w.output_strided(DType::f64, rows, 4) : w.output(DType::f64, {rows, 4});
+          };
+          const Tensor x = room();
+          for (int64_t i = exchange.own().begin; i < exchange.own().end; ++i)
+            std::copy_n(whole.row<double>(exchange.ids()[size_t(i)]), 4, x.row<double>(i));
+          exchange.forward(w.ctx, x);
+          for (int64_t i = 0; i < rows; ++i)
+            for (int64_t c = 0; c < 4; ++c)
+              EXPECT_EQ(x.row<double>(i)[c], whole.row<double>(exchange.ids()[size_t(i)])[c]);
+
+          // <forward(x), d> = <x, backward(d)>, summed over the ranks.
+          const Tensor d = room();
+          Workspace random(uint64_t(7 + me));
+          const Tensor d_values = random.random(DType::f64, {rows, 4});
+          double left = 0, right = 0;
+          for (int64_t i = 0; i < rows; ++i)
+            for (int64_t c = 0; c < 4; ++c) {
+              d.row<double>(i)[c] = d_values.row<double>(i)[c];
+              left += x.row<double>(i)[c] * d_values.row<double>(i)[c];
+            }
+          exchange.backward(w.ctx, d);
+          for (int64_t i = exchange.own().begin; i < exchange.own().end; ++i)
+            for (int64_t c = 0; c < 4; ++c) right += x.row<double>(i)[c] * d.row<double>(i)[c];
+          const Tensor sums = w.of(DType::f64, {2}, {left, right});
+          world().all_reduce(w.ctx, sums);
+          EXPECT_NEAR(sums.as<double>()[0], sums.as<double>()[1], 1e-9);
+        }
+}
+
+TEST(RowExchangeRanks, SendsOnlyWhatIsNeeded) {
+  const int ranks = world().size(), me = world().rank();
+  const Partition owners = Partition::balanced(10 * ranks, ranks);
+  std::vector<int64_t> needed;  // the last row of the rank below
+  if (me > 0) needed.push_back(owners[me].begin - 1);
+  const RowExchange exchange = RowExchange::make(world(), owners, needed, ExchangeKind::halo, Device::cpu());
+  EXPECT_EQ(exchange.num_received(), me > 0 ? 1 : 0);
+  EXPECT_EQ(exchange.num_sent(), me + 1 < ranks ? 1 : 0);
+  Workspace w;
+  const int64_t before = world().bytes_sent();
+  exchange.forward(w.ctx, w.random(DType::f32, {exchange.num_rows(), 8}));
+  EXPECT_EQ(world().bytes_sent() - before, exchange.num_sent() * 8 * 4);
+}
+
+}  // namespace
+}  // namespace boreas
+
+BOREAS_RANKS_MAIN
