@@ -1,0 +1,24 @@
+// The part of a graph that one rank computes.
+#pragma once
+
+#include "comm/row_exchange.h"
+#include "kernels/graph/graph.h"
+
+namespace boreas {
+
+/// A rank owns a contiguous range of destinations with all edges that end there (edge sharding). The sources of its
+/// graph are the rows of `sources`: its own and those that its edges need, so attention on it needs nothing else.
+struct RankGraph {
+  Graph graph;          ///< on the host; destinations and edges renumbered from zero
+  RowExchange sources;  ///< graph.num_src() == sources.num_rows()
+  Range dst, edges;     ///< in the whole graph
+};
+
+/// Collective. `whole` lies on the host; `device`: where rows are exchanged.
+RankGraph make_rank_graph(Communicator& ranks, const Graph& whole, const Partition& src_owners,
+                          const Partition& dst_owners, ExchangeKind kind, Device device);
+
+/// The whole graph as the part of the only rank.
+RankGraph make_rank_graph(Graph whole);
+
+}  // namespace boreas

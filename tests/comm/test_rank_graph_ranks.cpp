@@ -1,0 +1,71 @@
+#include "comm/rank_graph.h"
+#include "tests/support/fixtures.h"
+#include "tests/support/ranks.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas {
+namespace {
+
+using test::world;
+
+Graph whole_graph(int64_t num_src, int64_t num_dst) {
+  const test::RandomEdges edges = test::random_edges(num_src, num_dst, 3);
+  return Graph::from_sorted(num_src, num_dst, edges.dst_ptr, edges.src_of);
+}
+
+TEST(RankGraphRanks, EveryEdgeIsOnTheRankOfItsDestination) {
+  const int ranks = world().size(), me = world().rank();
+  for (const auto& [num_src, num_dst] : {std::pair{40, 23}, std::pair{23, 40}, std::pair{ranks, ranks}})
+    for (const ExchangeKind kind : {ExchangeKind::halo, ExchangeKind::allgather}) {
+      const Graph whole = whole_graph(num_src, num_dst);
+      const Partition src = Partition::balanced(num_src, ranks), dst = Partition::balanced(num_dst, ranks);
+      const RankGraph mine = make_rank_graph(world(), whole, src, dst, kind, Device::cpu());
+      EXPECT_EQ(mine.dst, dst[me]);
+      EXPECT_EQ(mine.graph.num_dst(), dst[me].size());
+      EXPECT_EQ(mine.graph.num_src(), mine.sources.num_rows());
+      ASSERT_EQ(mine.graph.num_edges(), mine.edges.size());
+      for (int64_t m = 0; m < mine.graph.num_edges(); ++m) {
+        const int64_t source = mine.sources.ids()[size_t(mine.graph.src_of.as<int32_t>()[m])];
+        EXPECT_EQ(source, whole.src_of.as<int32_t>()[mine.edges.begin + m]);
+      }
+      for (int64_t i = 0; i <= mine.graph.num_dst(); ++i)
+        EXPECT_EQ(mine.graph.dst_ptr.as<int64_t>()[i] + mine.edges.begin,
+                  whole.dst_ptr.as<int64_t>()[mine.dst.begin + i]);
+    }
+}
+
+TEST(RankGraphRanks, AsymmetricNeedsAreAgreed) {
+  // Every destination of rank r needs the first row of rank r + 1 only: nobody needs what the last edges would suggest.
+  const int ranks = world().size(), me = world().rank();
+  const int64_t n = 4 * ranks;
+  const Partition parts = Partition::balanced(n, ranks);
+  std::vector<int64_t> dst_ptr{0};
+  std::vector<int32_t> src_of;
+  for (int64_t i = 0; i < n; ++i) {
+    src_of.push_back(int32_t(parts[int(i / 4 + 1) % ranks].begin));
+    dst_ptr.push_back(i + 1);
+  }
+  const Graph whole = Graph::from_sorted(n, n, dst_ptr, src_of);
+  const RankGraph mine = make_rank_graph(world(), whole, parts, parts, ExchangeKind::halo, Device::cpu());
+  EXPECT_EQ(mine.sources.num_received(), ranks > 1 ? 1 : 0);
+  EXPECT_EQ(mine.sources.num_sent(), ranks > 1 ? 1 : 0);
+  test::Workspace w;
+  const Tensor rows = w.output(DType::f64, {mine.sources.num_rows(), 1});
+  for (int64_t i = mine.sources.own().begin; i < mine.sources.own().end; ++i)
+    rows.row<double>(i)[0] = double(mine.sources.ids()[size_t(i)]);
+  mine.sources.forward(w.ctx, rows);
+  EXPECT_EQ(rows.row<double>(mine.graph.src_of.as<int32_t>()[0])[0], double(parts[(me + 1) % ranks].begin));
+}
+
+TEST(RankGraphRanks, ADifferentSplitIsRefused) {
+  const int ranks = world().size();
+  const Graph whole = whole_graph(10, 10);
+  BOREAS_EXPECT_ERROR(make_rank_graph(world(), whole, Partition::balanced(9, ranks), Partition::balanced(10, ranks),
+                                      ExchangeKind::halo, Device::cpu()),
+                      shape, "cannot be split like 9 and 10 rows");
+}
+
+}  // namespace
+}  // namespace boreas
+
+BOREAS_RANKS_MAIN
