@@ -1,0 +1,106 @@
+// Windowed attention: the cases that the kernels for the GPU are held to, on a GPU and in the emulation.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <ostream>
+#include <vector>
+
+#include "kernels/window_attention/window_attention.h"
+#include "tests/support/fixtures.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas::test::window_attention {
+
+struct Case {
+  int64_t length, num_heads, head_size, window;
+};
+inline std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << "length " << c.length << ", " << c.num_heads << " heads of " << c.head_size << ", window " << c.window;
+}
+
+/// Every head size that has kernels of its own and some between, windows that end inside tiles, at their ends and
+/// beyond the sequence: quick enough for the emulation.
+inline std::vector<Case> small_cases() {
+  std::vector<Case> out;
+  for (const int64_t head_size : {8, 16, 24, 32, 40, 64, 128, 256}) {
+    out.push_back({1, 1, head_size, 0});
+    out.push_back({65, 2, head_size, 5});
+  }
+  for (const Case& c : {Case{63, 1, 16, 0}, Case{64, 2, 32, 1}, Case{130, 1, 64, 20}, Case{200, 1, 32, -1},
+                        Case{67, 1, 40, 300}, Case{133, 1, 128, 33}, Case{257, 1, 64, 64}})
+    out.push_back(c);
+  return out;
+}
+
+struct Tensors {
+  Tensor q, k, v, o, stats, d_o, d_q, d_k, d_v;
+};
+inline constexpr Tensor Tensors::*kInputs[] = {&Tensors::q, &Tensors::k, &Tensors::v, &Tensors::d_o};
+inline constexpr Tensor Tensors::*kOutputs[] = {&Tensors::o, &Tensors::d_q, &Tensors::d_k, &Tensors::d_v};
+
+inline WindowAttentionForward forward_op(const Tensors& t, const Case& c,
+                                         WindowAttentionKernel kernel = WindowAttentionKernel::automatic) {
+  return {.q = t.q,
+          .k = t.k,
+          .v = t.v,
+          .num_heads = c.num_heads,
+          .window = c.window,
+          .kernel = kernel,
+          .o = t.o,
+          .stats = t.stats};
+}
+
+inline WindowAttentionBackward backward_op(const Tensors& t, const Case& c,
+                                           WindowAttentionKernel kernel = WindowAttentionKernel::automatic) {
+  return {.q = t.q,
+          .k = t.k,
+          .v = t.v,
+          .o = t.o,
+          .stats = t.stats,
+          .num_heads = c.num_heads,
+          .window = c.window,
+          .kernel = kernel,
+          .d_o = t.d_o,
+          .d_q = t.d_q,
+          .d_k = t.d_k,
+          .d_v = t.d_v};
+}
+
+/// Random inputs and outputs full of NaN, on the host. Rows lie `before` columns into a matrix that is wider.
+inline Tensors host_tensors(Workspace& w, DType dtype, const Case& c, int64_t before = 0) {
+  const int64_t channels = c.num_heads * c.head_size;
+  Tensors out;
+  for (Tensor Tensors::*input : kInputs)
+    out.*input = w.random(dtype, {c.length, before + channels}).columns({before, before + channels});
+  for (Tensor Tensors::*output : kOutputs)
+    out.*output = w.output(dtype, {c.length, before + channels}).columns({before, before + channels});
+  out.stats = w.output(accumulator_of(dtype), {c.length, c.num_heads});
+  return out;
+}
+
+/// What the CPU makes of the same inputs in f64.
+inline Tensors exact_tensors(Workspace& w, const Tensors& host, const Case& c) {
+  Tensors out;
+  for (Tensor Tensors::*input : kInputs) out.*input = w.copy_of(host.*input, DType::f64);
+  for (Tensor Tensors::*output : kOutputs) out.*output = w.output(DType::f64, (host.*output).shape());
+  out.stats = w.output(DType::f64, host.stats.shape());
+  run(w.ctx, forward_op(out, c));
+  run(w.ctx, backward_op(out, c));
+  return out;
+}
+
+inline void expect_parity(const Tensors& actual, const Tensors& exact) {
+  const bool rounded = actual.o.dtype() == DType::bf16;
+  const double stored = rounded ? 5e-3 : 3e-6, gradient = rounded ? 1e-2 : 5e-6;
+  expect_close(actual.o, exact.o, stored);
+  expect_close(actual.stats, exact.stats, 3e-6, 0, 1e-2);
+  // With few partners the gradients of the scores cancel.
+  const double floor = 0.1 * std::sqrt(dot(exact.d_v, exact.d_v));
+  expect_close(actual.d_q, exact.d_q, gradient, 0, floor);
+  expect_close(actual.d_k, exact.d_k, gradient, 0, floor);
+  expect_close(actual.d_v, exact.d_v, gradient);
+}
+
+}  // namespace boreas::test::window_attention
