@@ -33,6 +33,13 @@ __device__ inline void load_matrices_transposed(uint32_t (&out)[4], const void* 
                : "memory");
 }
 
+/// Of an 8 x 8 matrix of which lanes hold the elements 2p and 2p + 1 of row g: those of column g.
+__device__ inline uint32_t transpose_matrix(uint32_t rows) {
+  uint32_t columns;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(columns) : "r"(rows));
+  return columns;
+}
+
 /// Starts a copy of 16 bytes to shared memory; zeros if there is nothing to copy.
 __device__ inline void copy_async(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/kernel.cuh"
 #include "kernels/cuda/matrix.cuh"
 #include "kernels/cuda/warp.cuh"
@@ -81,6 +82,50 @@ TEST(Emulation, MatrixProducts) {
         EXPECT_EQ(c[i * 8 + j], expected) << i << ", " << j;
       }
   }
+}
+
+// One warp copies in, another adds one, the first copies out; several rounds through the same memory.
+__global__ void add_one_by_bulk_copies(const float* x, float* y, int num_rounds, bool with_wait) {
+  float* const shared = dynamic_shared<float>();
+  auto* const barriers = reinterpret_cast<SharedBarrier*>(shared + 64);
+  if (threadIdx.x == 0) {
+    init_barrier(&barriers[0], 1);
+    init_barrier(&barriers[1], 32);
+    publish_barriers();
+  }
+  __syncthreads();
+  for (int round = 0; round < num_rounds; ++round) {
+    if (threadIdx.x == 0) {
+      arrive_expecting(&barriers[0], 2 * 128);
+      load_bulk(shared, x + 64 * round, 128, &barriers[0]);
+      load_bulk(shared + 32, x + 64 * round + 32, 128, &barriers[0]);
+      wait_phase(&barriers[1], round);
+      store_bulk(y + 64 * round, shared, 256);
+      commit_bulk_stores();
+      wait_bulk_stores_read();
+    } else if (threadIdx.x >= 32) {
+      if (with_wait) wait_phase(&barriers[0], round);
+      for (int i = int(threadIdx.x) - 32; i < 64; i += 32) shared[i] += 1;
+      fence_bulk();
+      arrive(&barriers[1]);
+    }
+  }
+  if (threadIdx.x == 0) wait_bulk_stores();
+}
+
+TEST(Emulation, BulkCopiesComeLate) {
+  std::vector<float> x(128), y(128);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = float(i);
+  for (const auto order : {emulation::Order::ascending, emulation::Order::descending}) {
+    emulation::order() = order;
+    launch_kernel(add_one_by_bulk_copies, 1, 64, 64 * sizeof(float) + 2 * sizeof(SharedBarrier), nullptr, x.data(),
+                  y.data(), 2, true);
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(y[i], x[i] + 1) << i;
+  }
+  emulation::order() = emulation::Order::ascending;
+  launch_kernel(add_one_by_bulk_copies, 1, 64, 64 * sizeof(float) + 2 * sizeof(SharedBarrier), nullptr, x.data(),
+                y.data(), 1, false);
+  EXPECT_NE(y[0], 1) << "a missing wait was not seen";
 }
 
 }  // namespace

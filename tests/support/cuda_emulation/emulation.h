@@ -4,9 +4,10 @@
 // compile unchanged.
 //
 // Every thread of a block is a fibre. A fibre runs until it waits for others: for its warp (shuffles, votes, matrix
-// products, __syncwarp; the full mask only) or for its block (__syncthreads). Blocks run one after the other. Shared
-// memory starts full of NaN. The threads run in ascending or descending order, as `order` says: a kernel that lacks a
-// barrier gives different results.
+// products, __syncwarp; the full mask only), for its block (__syncthreads) or for a barrier in shared memory
+// (bulk_copy.cuh). Blocks run one after the other. Shared memory starts full of NaN. Asynchronous copies spoil their
+// destination at once and arrive as late as possible. The threads run in ascending or descending order, as `order`
+// says: a kernel that lacks a barrier gives different results.
 #pragma once
 
 #include <ucontext.h>
@@ -41,7 +42,7 @@ enum class Meeting : uint8_t { none, barrier, exchange, product, matrices };
 class Block {
   static constexpr int kLanes = 32, kWords = 8;
   static constexpr size_t kStackBytes = size_t{128} << 10;
-  enum class State : uint8_t { ready, waits_for_warp, waits_for_block, done };
+  enum class State : uint8_t { ready, waits_for_warp, waits_for_block, polls, done };
 
   struct Fibre {
     ucontext_t context;
@@ -79,6 +80,8 @@ class Block {
   int current_ = 0, num_at_barrier_ = 0, num_done_ = 0;
   Order order_ = Order::ascending;
   std::exception_ptr failure_;
+  bool condition_held_ = false;
+  std::vector<std::function<void()>> late_;  // what happens only when no thread can go on without it
 
   static Block*& instance() {
     static Block* block = nullptr;
@@ -161,6 +164,7 @@ class Block {
     const int num_threads = int(fibres_.size());
     warps_.assign((num_threads + kLanes - 1) / kLanes, {});
     num_at_barrier_ = num_done_ = 0;
+    late_.clear();
     for (int t = 0; t < num_threads; ++t) {
       Fibre& fibre = fibres_[t];
       ++warps_[t / kLanes].num_lanes;
@@ -179,13 +183,22 @@ class Block {
       bool moved = false;
       for (int step = 0; step < num_threads && !failure_; ++step) {
         current_ = order_ == Order::ascending ? step : num_threads - 1 - step;
-        if (fibres_[current_].state != State::ready) continue;
-        moved = true;
-        enter(fibres_[current_]);
+        Fibre& fibre = fibres_[current_];
+        if (fibre.state != State::ready && fibre.state != State::polls) continue;
+        condition_held_ = fibre.state == State::ready;
+        enter(fibre);
+        moved |= condition_held_;
       }
-      if (!moved && !failure_)
+      if (moved || failure_) continue;
+      if (!late_.empty()) {
+        const auto next = order_ == Order::ascending ? late_.begin() : late_.end() - 1;
+        const std::function<void()> happen = std::move(*next);
+        late_.erase(next);
+        happen();
+      } else {
         failure_ = std::make_exception_ptr(
             Error(ErrorCode::internal, "emulated kernel: threads wait for others that never come"));
+      }
     }
     instance() = outer;
     if (failure_) std::rethrow_exception(failure_);
@@ -198,6 +211,18 @@ class Block {
     release_block();
     if (fibre.state != State::ready) leave(fibre);
   }
+
+  /// Returns when the condition, which other threads or late events change, holds.
+  void wait_until(const std::function<bool()>& condition) {
+    Fibre& fibre = fibres_[current_];
+    while (!condition()) {
+      fibre.state = State::polls;
+      leave(fibre);
+    }
+    fibre.state = State::ready;
+    condition_held_ = true;
+  }
+  void happen_late(std::function<void()> event) { late_.push_back(std::move(event)); }
 
   /// Every lane of the warp brings `bytes` bytes and sees those of all lanes, as [lane][kWords] words, until it meets
   /// the others again.

@@ -41,6 +41,14 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 inline void load_matrices(uint32_t (&out)[4], const void* row) { detail::load_matrices(out, row, false); }
 inline void load_matrices_transposed(uint32_t (&out)[4], const void* row) { detail::load_matrices(out, row, true); }
 
+inline uint32_t transpose_matrix(uint32_t rows) {
+  auto& block = emulation::Block::current();
+  const auto words = block.meet(emulation::Meeting::matrices, &rows, sizeof(rows));
+  const int g = block.lane() / 4, p = block.lane() % 4;
+  const auto element = [&](int r, int c) { return uint32_t(words[4 * r + c / 2][0]) >> (16 * (c % 2)) & 0xFFFF; };
+  return element(2 * p, g) | element(2 * p + 1, g) << 16;
+}
+
 inline void copy_async(void* shared, const void* global, bool valid) {
   emulation::Block::current().copy_async(shared, global, 16, valid);
 }
