@@ -1,95 +1,196 @@
 #!/usr/bin/env bash
-# Checks the CUDA backend on a machine with a GPU: builds what it needs, runs the GPU tests, runs them again under
-# compute-sanitizer (memcheck, racecheck), and writes the benches' numbers to bench/results/.
+# Checks and measures the CUDA backend on a machine with a GPU; goes on after a failure, and ends with one table.
 #
-#   tools/gpu_check.sh [--build-dir DIR] [--no-build] [cmake options, such as -DBOREAS_CUDA_ARCHITECTURES=90a]
+#   tools/gpu_check.sh [options] [cmake options, such as -DBOREAS_CUDA_ARCHITECTURES=90a]
 #
-# --no-build: the tests and benches in DIR (default build/gpu) were built before, perhaps on another machine.
-set -euo pipefail
-cd "$(dirname "$0")/.."
+#   --only LIST       comma-separated parts, in this order: tests, ptx, sanitizers, benches (default: all)
+#   --filter REGEX    only the tests and benches whose name matches
+#   --no-build        the programs were built before, perhaps on another machine
+#   --build-dir DIR   where they are (default build/gpu); those of `ptx` are in DIR-ptx
+#   --jobs N          tests at a time (default: half of the processors, at most 8); benches always run alone
+#   --out DIR         where the benches' results go (default bench/results)
+#
+#   tests       every tests/*/test_*_cuda.cpp: parity with the CPU, repeatability, planned memory
+#   ptx         the kernels' tests from a build that has compute_80 PTX alone: what GPUs before Hopper run, compiled by
+#               the driver
+#   sanitizers  the tests, in short form (BOREAS_QUICK_TESTS=1), under compute-sanitizer memcheck, racecheck, initcheck
+#   benches     benches with GPU cases, and the engine's longer ones: NAME_GPU.json with hardware, driver, date, command
+#
+# Logs are kept in DIR/gpu_check. Exit status: 0 if nothing failed, 1 if something did, 2 for wrong usage or no GPU.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
 
-build_dir=build/gpu
+parts=tests,ptx,sanitizers,benches
+filter=.
 build=yes
+build_dir=build/gpu
+jobs=$(($(nproc) / 2))
+out=bench/results
 cmake_options=()
+command_line="tools/gpu_check.sh $*"
 while [ $# -gt 0 ]; do
   case $1 in
-    --build-dir) build_dir=$2; shift 2 ;;
+    --only) parts=$2; shift 2 ;;
+    --filter) filter=$2; shift 2 ;;
     --no-build) build=no; shift ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    -*) cmake_options+=("$1"); shift ;;
+    --build-dir) build_dir=$2; shift 2 ;;
+    --jobs) jobs=$2; shift 2 ;;
+    --out) out=$2; shift 2 ;;
+    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    -D*) cmake_options+=("$1"); shift ;;
     *) echo "unknown argument '$1'; see --help" >&2; exit 2 ;;
   esac
 done
+jobs=$((jobs < 1 ? 1 : jobs > 8 ? 8 : jobs))
+for part in ${parts//,/ }; do
+  case $part in
+    tests | ptx | sanitizers | benches) ;;
+    *) echo "unknown part '$part'; see --help" >&2; exit 2 ;;
+  esac
+done
+wants() { [[ ,$parts, == *,$1,* ]]; }
 
-if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1) || [ -z "$gpu" ]; then
+if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | head -1) || [ -z "$gpu" ]; then
   echo "no GPU is visible: nvidia-smi lists none" >&2
   exit 2
 fi
-echo "GPU: $gpu"
+driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1)
+echo "GPU: $gpu, driver $driver"
 
-tests=()
-for source in tests/kernels/test_*_cuda.cpp; do tests+=("$(basename "$source" .cpp)"); done
-benches=(bench_layer_norm)
+logs=$build_dir/gpu_check
+rm -rf "$logs"
+mkdir -p "$logs" "$out"
+export logs BOREAS_SOURCE_DIR="$PWD"
+
+names() { for source in $1; do [ -e "$source" ] && basename "${source%.*}"; done | grep -E "$filter"; }
+tests=$(names 'tests/*/test_*_cuda.cpp')
+kernel_tests=$(names 'tests/kernels/test_*_cuda.cpp')
+benches=$(names 'bench/*/bench_*.c[pu]*')
+
+# record PART NAME RESULT SECONDS NOTE: a row of the table.
+record() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >> "$logs/table"; }
+# attempt PART NAME LIMIT COMMAND...: runs it, keeps its log, records how it ended; "not run" and why where the tool
+# itself does not work here.
+attempt() {
+  local part=$1 name=$2 limit=$3 log=$logs/$1_$2.log begin=$SECONDS status=0 result=ok note=
+  shift 3
+  timeout -k 5 "$limit" "$@" > "$log" 2>&1 || status=$?
+  if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+    result=TIMEOUT note="after $limit s"
+  elif grep -qE 'PASSED +\] 0 tests' "$log"; then
+    result=FAILED note="all tests were skipped although a GPU is visible: $(grep -m1 -A1 Skipped "$log" | tail -1)"
+  elif [ "$1" = compute-sanitizer ] && note=$(grep -m1 -E "$no_sanitizer" "$log"); then
+    result="not run"
+  elif [ $status -ne 0 ]; then
+    result=FAILED note="exit status $status: $(grep -m1 -E 'error|ERROR|Failure|FAILED|========= [A-Z]' "$log")"
+  else
+    note=$(grep -E 'PASSED|ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tr -s ' =\n' ' ')
+  fi
+  record "$part" "$name" "$result" $((SECONDS - begin)) "${note:0:100}"
+  echo "$part $name: $result"
+}
+export no_sanitizer='Device not supported|Unable to (find|load)|Failed to initialize'
+export -f record attempt
 
 if [ $build = yes ]; then
-  cmake --preset gpu -B "$build_dir" -DBOREAS_TEST_AREAS=kernels "${cmake_options[@]}"
-  cmake --build "$build_dir" --target "${tests[@]}" "${benches[@]}"
-fi
-
-for test in "${tests[@]}"; do
-  echo "== $test"
-  "$build_dir/tests/$test" --gtest_brief=1 | tee /tmp/gpu_check.$$
-  if grep -q SKIPPED /tmp/gpu_check.$$; then
-    echo "$test skipped tests although a GPU is visible: was it built with BOREAS_CUDA=ON?" >&2
-    exit 1
+  echo "== build"
+  targets=
+  wants benches && targets=$benches
+  cmake --preset gpu -B "$build_dir" "${cmake_options[@]}" > "$logs/build.log" 2>&1 &&
+    cmake --build "$build_dir" --target $tests $targets >> "$logs/build.log" 2>&1 &&
+    record build main ok $SECONDS "" || record build main FAILED $SECONDS "see $logs/build.log"
+  if wants ptx; then
+    begin=$SECONDS
+    cmake --preset gpu -B "$build_dir-ptx" "${cmake_options[@]}" -DBOREAS_CUDA_ARCHITECTURES=80-virtual \
+      -DBOREAS_BENCHES=OFF -DBOREAS_TEST_AREAS=kernels > "$logs/build_ptx.log" 2>&1 &&
+      cmake --build "$build_dir-ptx" --target $kernel_tests >> "$logs/build_ptx.log" 2>&1 &&
+      record build ptx ok $((SECONDS - begin)) "" || record build ptx FAILED $((SECONDS - begin)) "see $logs/build_ptx.log"
   fi
-done
-rm -f /tmp/gpu_check.$$
-
-if command -v compute-sanitizer > /dev/null; then
-  for test in "${tests[@]}"; do
-    for tool in memcheck racecheck; do
-      echo "== $test under compute-sanitizer $tool"
-      compute-sanitizer --tool $tool --error-exitcode 1 "$build_dir/tests/$test" --gtest_brief=1 | tail -4
-    done
-  done
-else
-  echo "compute-sanitizer is not installed: skipped" >&2
 fi
 
-mkdir -p bench/results
-for bench in "${benches[@]}"; do
-  echo "== $bench"
-  raw=$(mktemp)
-  "$build_dir/bench/$bench" --benchmark_filter=/gpu/ --benchmark_min_time=0.1 --benchmark_repetitions=5 --benchmark_report_aggregates_only=true \
-    --benchmark_out="$raw" --benchmark_out_format=json > /dev/null
-  python3 - "$raw" "$bench" "$gpu" <<'PY'
+# each LIMIT DIRECTORY: for every line "PART TEST [WRAPPER...]" on standard input, several at a time.
+each() {
+  xargs -r -L 1 -P "$jobs" bash -c 'limit=$1 program=$2/tests/$4 part=$3 name=$4; shift 4
+    if [ -x "$program" ]; then attempt "$part" "$name" "$limit" "$@" "$program" --gtest_brief=1
+    else record "$part" "$name" "not run" 0 "$program was not built"; fi' _ "$1" "$2"
+}
+
+export OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs))
+if wants tests; then for test in $tests; do echo tests "$test"; done | each 150 "$build_dir"; fi
+if wants ptx; then for test in $kernel_tests; do echo ptx "$test"; done | each 150 "$build_dir-ptx"; fi
+if wants sanitizers; then
+  for tool in memcheck racecheck initcheck; do
+    if command -v compute-sanitizer > /dev/null; then
+      for test in $tests; do echo $tool "$test" compute-sanitizer --tool $tool --error-exitcode 9; done
+    else
+      record $tool all "not run" 0 "compute-sanitizer is not installed"
+    fi
+  done | BOREAS_QUICK_TESTS=1 each 90 "$build_dir"
+fi
+unset OMP_NUM_THREADS
+
+# result_file NAME: where the numbers of a bench are kept.
+slug=$(tr '[:upper:]' '[:lower:]' <<< "$gpu" | sed -E 's/[^a-z0-9]+/_/g; s/^_|_$//g')
+result_file() { echo "$out/${1#bench_}_$slug.json"; }
+
+# A Google benchmark's report, shortened to the medians of its GPU cases.
+shorten() {
+  python3 - "$1" "$2" "$gpu" "$driver" "$command_line" << 'PY'
 import datetime, json, re, sys
 
-raw, bench, gpu = sys.argv[1:]
+raw, path, gpu, driver, command = sys.argv[1:]
 report = json.load(open(raw))
-context = report["context"]
-copy = float(context["gpu_copy_gbps"])
+usual = {"name", "run_name", "run_type", "family_index", "per_family_instance_index", "repetitions", "repetition_index",
+         "threads", "iterations", "real_time", "cpu_time", "time_unit", "aggregate_name", "aggregate_unit"}
+microseconds = {"ns": 1e-3, "us": 1, "ms": 1e3, "s": 1e6}
 rows = []
 for entry in report["benchmarks"]:
-    if entry.get("aggregate_name") != "median":
-        continue
-    rows.append({"name": re.sub(r"/(real_time|manual_time|min_time:[0-9.]+)", "", entry["run_name"]),
-                 "microseconds": round(entry["real_time"], 2),
-                 "gbps": round(entry["GB/s"], 1),
-                 "fraction_of_copy": round(entry["GB/s"] / copy, 3)})
-slug = re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_")
-path = f"bench/results/{bench.removeprefix('bench_')}_{slug}.json"
+    name = re.sub(r"/(real_time|manual_time|min_time:[0-9.]+|repeats:[0-9]+)", "", entry["run_name"])
+    if entry.get("error_occurred"):
+        rows.append({"name": name, "error": entry.get("error_message", "failed")})
+    elif entry.get("aggregate_name") == "median":
+        rows.append({"name": name, "microseconds": round(entry["real_time"] * microseconds[entry["time_unit"]], 2),
+                     **{key: float(f"{value:.4g}") for key, value in entry.items() if key not in usual}})
 with open(path, "w") as out:
-    json.dump({"hardware": gpu, "date": datetime.date.today().isoformat(), "command": "tools/gpu_check.sh",
-               "gpu_copy_gbps": copy, "what": "median of 5 repetitions; bytes are those that the op must read and write",
-               "results": rows}, out, indent=1)
+    json.dump({"hardware": gpu, "driver": driver, "date": datetime.date.today().isoformat(), "command": command,
+               "what": "medians of repeated runs; bytes and operations are those that the op must move and do",
+               "gpu_copy_gbps": float(report["context"].get("gpu_copy_gbps", 0)), "results": rows}, out, indent=1)
     out.write("\n")
-print(f"{'copy':<60}{copy:>10.0f} GB/s")
 for row in rows:
-    print(f"{row['name']:<60}{row['gbps']:>10.0f} GB/s {row['fraction_of_copy']:>6.2f} of copy {row['microseconds']:>10.1f} us")
-print(f"written: {path}")
+    values = "  ".join(f"{key} {value}" for key, value in row.items() if key != "name")
+    print(f"  {row['name']:<72} {values}")
 PY
-  rm -f "$raw"
-done
+}
+
+# program NAME LIMIT ARGUMENT...: a bench of the engine, which writes its own results to the file after --out.
+program() {
+  local name=$1 limit=$2 file
+  shift 2
+  [[ $name =~ $filter ]] && [ -x "$build_dir/bench/$name" ] || return 0
+  file=$(result_file "$name")
+  [ "$1" = quickstart ] || [ "$1" = n320 ] && file=${file/_$slug/_$1_$slug}
+  attempt bench "${name}_$(basename "$1")" "$limit" "$build_dir/bench/$name" "$@" --out "$file"
+}
+
+if wants benches; then
+  for bench in $benches; do
+    [ -x "$build_dir/bench/$bench" ] || continue
+    grep -qE 'benchmark/benchmark.h|bench_support.h' bench/*/"$bench".c* || continue  # see program
+    "$build_dir/bench/$bench" --benchmark_list_tests --benchmark_filter=/gpu/ 2> /dev/null | grep -q /gpu/ || continue
+    raw=$logs/$bench.json
+    attempt bench "$bench" 150 "$build_dir/bench/$bench" --benchmark_filter=/gpu/ --benchmark_repetitions=3 \
+      --benchmark_report_aggregates_only=true --benchmark_out="$raw" --benchmark_out_format=json
+    [ -s "$raw" ] && shorten "$raw" "$(result_file "$bench")" | tee -a "$logs/numbers"
+  done
+  scratch=$(mktemp -d "$( [ -w /dev/shm ] && echo /dev/shm || echo /tmp )/gpu_check.XXXXXX")
+  program bench_loss_curves 120 quickstart --config tools/quickstart.yaml
+  program bench_loss_curves 120 n320
+  program bench_disk_to_loss 120 "$scratch"
+  rm -rf "$scratch"
+fi
+
+echo
+sort -s -k1,1 "$logs/table" | awk -F'\t' '{ printf "%-10s %-36s %-8s %4s s  %s\n", $1, $2, $3, $4, $5 }' | tee "$logs/summary"
+echo "total: $SECONDS s; logs: $logs"
+if grep -qE $'\t(FAILED|TIMEOUT)\t' "$logs/table"; then exit 1; fi
 echo "GPU check passed."

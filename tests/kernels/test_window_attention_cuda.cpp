@@ -24,6 +24,7 @@ constexpr Tensor Tensors::*kAll[] = {&Tensors::q,   &Tensors::k,   &Tensors::v, 
 
 std::vector<Case> all_cases() {
   std::vector<Case> out = small_cases();
+  if (quick_tests()) return out;
   for (const int64_t head_size : {8, 16, 24, 32, 40, 64, 128, 256})
     for (const int64_t window : {0, 1, 5, 64, 512, -1}) {
       for (const int64_t length : {1, 63, 64, 65}) out.push_back({length, 2, head_size, window});
@@ -145,6 +146,7 @@ TEST(WindowAttentionCuda, IsBitwiseRepeatable) {
 // Too long for the CPU in f64: the kernels are held to each other.
 TEST(WindowAttentionCuda, KernelsAgreeOnALongSequence) {
   BOREAS_SKIP_WITHOUT_GPU();
+  if (quick_tests()) GTEST_SKIP() << "quick tests only";
   const Case c{40333, 16, 64, 512};
   Workspace w;
   GpuWorkspace gpu;

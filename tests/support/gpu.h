@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <deque>
 
 #include "tests/support/fixtures.h"
@@ -16,6 +17,9 @@
 #endif
 
 namespace boreas::test {
+
+/// Whether only small cases are wanted, because a tool that watches every access makes kernels slow.
+inline bool quick_tests() { return std::getenv("BOREAS_QUICK_TESTS") != nullptr; }
 
 /// Owns an arena, a context and tensors on GPU 0.
 class GpuWorkspace {
