@@ -22,7 +22,7 @@ namespace boreas {
 /// Shapes   q, r, o: [N_dst, H*D]   k, v: [N_src, H*D]   edge_attributes: [M, A], in the graph's edge order
 ///          w_edge: [H*D, A]   b_edge: [H*D]   stats: [N_dst, H]; channel index = head * D + c
 ///          b_edge and r may be empty
-/// Types    f64 | f32 on the CPU, f32 | bf16 on CUDA, equal; stats in the accumulator type. On CUDA D <= 256, A <= 63
+/// Types    f64 | f32 on the CPU, f32 | bf16 on CUDA, equal; stats in the accumulator type. On CUDA D <= 256, A <= 64
 /// Saves    stats: log sum_m exp(s_m - const_i), 0 where no edge ends
 /// Alias    o may be r.        Repeatable: yes.
 /// Errors   shape: a size disagrees;  invalid_argument: no graph, dtypes differ, num_heads < 1, scale < 0 or not finite
@@ -97,4 +97,8 @@ namespace cpu {
 void launch(Backend, Context&, const GraphAttentionForward&, Tensor scratch);
 void launch(Backend, Context&, const GraphAttentionBackward&, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context&, const GraphAttentionForward&, Tensor scratch);
+void launch(Backend, Context&, const GraphAttentionBackward&, Tensor scratch);
+}  // namespace cuda
 }  // namespace boreas

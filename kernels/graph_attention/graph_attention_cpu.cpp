@@ -18,6 +18,7 @@
 #include "kernels/core/small_product.h"
 #include "kernels/core/vector_math.h"
 #include "kernels/graph_attention/graph_attention.h"
+#include "kernels/graph_attention/graph_attention_cuda.h"
 
 namespace boreas {
 
@@ -595,6 +596,7 @@ void add_weight_gradients(const GraphAttentionBackward& op, const BackwardScratc
 }  // namespace
 
 int64_t GraphAttentionForward::scratch_bytes() const {
+  if (q.device().is_cuda()) return cuda::version_for(*this).scratch_bytes(*this);
   ScratchPieces pieces;
   dispatch_float(accumulator_of(q.dtype()),
                  [&]<class T>() { ForwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });
@@ -602,6 +604,7 @@ int64_t GraphAttentionForward::scratch_bytes() const {
 }
 
 int64_t GraphAttentionBackward::scratch_bytes() const {
+  if (q.device().is_cuda()) return cuda::version_for(*this).scratch_bytes(*this);
   ScratchPieces pieces;
   dispatch_float(accumulator_of(q.dtype()),
                  [&]<class T>() { BackwardScratch<T>(pieces, Sizes(*this), omp_get_max_threads()); });

@@ -1,0 +1,145 @@
+// Graph attention on a random graph: what its tests on the GPU, and of emulated kernels, compute and compare.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/graph_attention/graph_attention.h"
+#include "tests/support/fixtures.h"
+#include "tests/support/tolerances.h"
+
+namespace boreas::test {
+
+struct GraphAttentionSizes {
+  DType dtype;
+  int64_t num_src, num_dst, mean_degree, num_heads, head_size, num_attributes;
+  bool strided = false;  ///< rows of wider matrices, not aligned to 16 bytes
+  bool optional = true;  ///< with r, b_edge and all gradients
+  int64_t first_column = 0;
+  int64_t padded_attributes = 0;  ///< columns of the array whose first ones are the attributes; 0: no more than those
+};
+
+/// A copy whose rows lie as far apart.
+inline Tensor copy_like(Workspace& w, const Tensor& tensor) {
+  if (tensor.contiguous()) return w.copy_of(tensor);
+  const Tensor wide = w.filled(tensor.dtype(), {tensor.rows(), tensor.row_stride()}, NAN);
+  const int64_t shift = tensor.row_stride() % 8 == 0 ? 0 : 2;  // aligned rows stay so
+  const Tensor copy = wide.columns({shift, tensor.cols() + shift});
+  for (int64_t i = 0; i < tensor.rows(); ++i)
+    std::memcpy(copy.slice({i, i + 1}).data(), tensor.slice({i, i + 1}).data(),
+                tensor.cols() * size_of(tensor.dtype()));
+  return copy;
+}
+
+/// A forward and a backward, with all that they read and write. Copies share nothing but the graph.
+struct GraphAttentionCase {
+  GraphAttentionForward forward;
+  GraphAttentionBackward backward;
+
+  static GraphAttentionCase make(Workspace& w, const Graph& graph, const GraphAttentionSizes& sizes) {
+    const DType dtype = sizes.dtype, sum = accumulator_of(dtype);
+    const int64_t channels = sizes.num_heads * sizes.head_size, num_edges = graph.num_edges();
+    const auto rows = [&](int64_t n) {
+      return sizes.strided ? w.random_strided(dtype, n, channels) : w.random(dtype, {n, channels});
+    };
+    GraphAttentionCase out;
+    Tensor attributes = w.random(dtype, {num_edges, std::max(sizes.num_attributes, sizes.padded_attributes)});
+    if (sizes.padded_attributes > 0) {
+      fill(attributes.columns({sizes.num_attributes, sizes.padded_attributes}), NAN);
+      attributes = attributes.columns({0, sizes.num_attributes});
+    }
+    out.forward = {.graph = &graph,
+                   .q = rows(graph.num_dst()),
+                   .k = rows(graph.num_src()),
+                   .v = rows(graph.num_src()),
+                   .edge_attributes = attributes,
+                   .w_edge = w.random(dtype, {channels, sizes.num_attributes}, 0.5),
+                   .num_heads = sizes.num_heads,
+                   .o = rows(graph.num_dst()),
+                   .stats = w.output(sum, {graph.num_dst(), sizes.num_heads})};
+    out.backward = {.graph = &graph,
+                    .num_heads = sizes.num_heads,
+                    .d_o = rows(graph.num_dst()),
+                    .d_q = rows(graph.num_dst()),
+                    .d_k = rows(graph.num_src()),
+                    .d_v = rows(graph.num_src()),
+                    .first_edge_column = sizes.first_column};
+    if (sizes.optional) {
+      out.forward.b_edge = w.random(dtype, {channels}, 0.5);
+      out.forward.r = rows(graph.num_dst());
+      out.backward.d_w_edge = w.random(sum, {channels, sizes.num_attributes});
+      out.backward.d_b_edge = w.random(sum, {channels});
+      if (sizes.num_attributes > sizes.first_column)
+        out.backward.d_edge_attributes = w.random(sum, {num_edges, sizes.num_attributes - sizes.first_column});
+    }
+    out.share_inputs();
+    return out;
+  }
+
+  /// Every tensor replaced by map(tensor).
+  GraphAttentionCase mapped(const Graph& graph, auto&& map) const {
+    GraphAttentionCase out = *this;
+    out.forward.graph = out.backward.graph = &graph;
+    for (Tensor* tensor : {&out.forward.q, &out.forward.k, &out.forward.v, &out.forward.edge_attributes,
+                           &out.forward.w_edge, &out.forward.b_edge, &out.forward.r, &out.forward.o, &out.forward.stats,
+                           &out.backward.d_o, &out.backward.d_q, &out.backward.d_k, &out.backward.d_v,
+                           &out.backward.d_w_edge, &out.backward.d_b_edge, &out.backward.d_edge_attributes})
+      if (*tensor) *tensor = map(*tensor);
+    out.share_inputs();
+    return out;
+  }
+
+  void run(Context& ctx) const {
+    boreas::run(ctx, forward);
+    boreas::run(ctx, backward);
+  }
+
+  struct Result {
+    const char* name;
+    Tensor tensor;
+    bool stored;  ///< in the storage type
+  };
+  std::array<Result, 8> results() const {
+    return {{{"o", forward.o, true},
+             {"stats", forward.stats, false},
+             {"d_q", backward.d_q, true},
+             {"d_k", backward.d_k, true},
+             {"d_v", backward.d_v, true},
+             {"d_w_edge", backward.d_w_edge, false},
+             {"d_b_edge", backward.d_b_edge, false},
+             {"d_edge_attributes", backward.d_edge_attributes, false}}};
+  }
+
+ private:
+  void share_inputs() {
+    backward.q = forward.q, backward.k = forward.k, backward.v = forward.v, backward.scale = forward.scale;
+    backward.edge_attributes = forward.edge_attributes, backward.w_edge = forward.w_edge;
+    backward.b_edge = forward.b_edge, backward.stats = forward.stats;
+  }
+};
+
+/// The results of `actual`, brought to the host by `fetch`, against the same case in f64 on the CPU.
+inline void expect_like_double(Workspace& w, const Graph& graph, const GraphAttentionCase& inputs,
+                               const GraphAttentionCase& actual, auto&& fetch) {
+  const GraphAttentionCase oracle = inputs.mapped(graph, [&](const Tensor& t) { return w.copy_of(t, DType::f64); });
+  oracle.run(w.ctx);
+  const bool bf16 = inputs.forward.q.dtype() == DType::bf16;
+  const auto expected = oracle.results();
+  const auto results = actual.results();
+  for (size_t x = 0; x < results.size(); ++x) {
+    if (!results[x].tensor || expected[x].tensor.size() == 0) continue;
+    SCOPED_TRACE(results[x].name);
+    // Sums that cancel, as those of scores at degree 1 do, are compared with the size of what is summed.
+    const double floor = 1e-2 * std::sqrt(double(expected[x].tensor.size()));
+    const double tolerance = !bf16 ? 5e-6 : results[x].stored ? 4e-3 : 2e-3;
+    EXPECT_LE(relative_error(fetch(results[x].tensor), expected[x].tensor, floor), tolerance);
+  }
+}
+
+inline Graph random_graph(const GraphAttentionSizes& sizes) {
+  const RandomEdges edges = random_edges(sizes.num_src, sizes.num_dst, sizes.mean_degree);
+  return Graph::from_sorted(edges.num_src, edges.num_dst, edges.dst_ptr, edges.src_of);
+}
+
+}  // namespace boreas::test
