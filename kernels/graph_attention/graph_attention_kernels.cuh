@@ -537,7 +537,7 @@ struct DestinationWorkspace {
 /// From alpha and p to alpha and scale * dS, for `count` edges of a destination: in shared memory, in the scratch
 /// memory and, over the heads of the slice, in the gradient of the attributes.
 template <class L>
-__device__ inline void finish_edges(const BackwardDestinations<typename L::T>& p, const Lane<L>& lane, int slice,
+__device__ inline void finish_edges(const BackwardDestinations<typename L::T>& p, const Lane<L>& lane,
                                     const DestinationWorkspace<L>& work, int64_t chunk, int count, float inverse,
                                     float mean_p) {
   const int num_heads = p.in.num_heads, in_slice = int(threadIdx.x) % 32 / L::kLanes;
@@ -693,7 +693,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
           for (int e = lane.in_head; lane.owns && e < count; e += L::kLanes)
             work.weights[e * L::kHeads + in_slice] = p.edge_weights[(chunk + e) * in.num_heads + lane.head];
         }
-        finish_edges<L>(p, lane, slice, work, chunk, count, inverse, average);
+        finish_edges<L>(p, lane, work, chunk, count, inverse, average);
       }
     }
     sources = load_sources(in, next_begin, next_end);

@@ -60,8 +60,9 @@ TEST(GraphAttentionEmulated, MatchesTheCpuInDouble) {
       run_emulated(second, vectors, scratch);
       emulation::order() = emulation::Order::ascending;
       for (size_t x = 0; x < first.results().size(); ++x)
-        if (first.results()[x].tensor)
+        if (first.results()[x].tensor) {
           EXPECT_TRUE(identical(first.results()[x].tensor, second.results()[x].tensor)) << first.results()[x].name;
+        }
     }
   }
 }
