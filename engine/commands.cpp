@@ -9,6 +9,7 @@
 #include "engine/checkpoint.h"
 #include "engine/evaluation.h"
 #include "engine/map_image.h"
+#include "engine/memory_plan.h"
 #include "engine/progress.h"
 #include "engine/report.h"
 #include "engine/text_file.h"
@@ -22,18 +23,35 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// The setup of a checkpoint, to run on the device of a configuration: what was trained in bf16 has weights in f32 and
+/// runs in f32 where there is no GPU.
+ModelSetup setup_to_run(const std::string& path, const RunConfig& config) {
+  ModelSetup setup = load_setup(path);
+  setup.config.device = config.device;
+  setup.config.cuda_graphs = config.cuda_graphs;
+  const bool no_gpu =
+      config.device == DeviceChoice::cpu || (config.device == DeviceChoice::automatic && !why_no_cuda().empty());
+  if (setup.config.precision == Precision::bf16 && no_gpu) setup.config.precision = Precision::f32;
+  return setup;
+}
+
 /// A trained model and the dataset that its initial states come from.
 struct Trained {
   Trained(const RunConfig& config, const std::string& checkpoint_or_folder)
       : path(resolve_checkpoint(checkpoint_or_folder)),
         reader(DatasetReader::open(config.data.dataset)),
-        model(load_setup(path), Device::cpu()) {
+        setup(setup_to_run(path, config)),
+        model(setup, choose_device(setup.config)) {
     model.parameters().materialise(0);
     load_weights(path, model);
-    spdlog::info("checkpoint={} parameters={}", path, model.parameters().num_parameters());
+    model.parameters().keep_values_only();
+    spdlog::info("checkpoint={} parameters={} device={} precision={}", path, model.parameters().num_parameters(),
+                 to_string(model.device()), to_string(setup.config.precision));
   }
+
   std::string path;
   DatasetReader reader;
+  ModelSetup setup;
   StepModel model;
 };
 

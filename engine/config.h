@@ -191,6 +191,7 @@ struct RunConfig {
   std::string output = "run";
   DeviceChoice device = DeviceChoice::automatic;
   Precision precision = Precision::f32;
+  bool cuda_graphs = true;
   DataConfig data;
   GraphSection graph;
   ModelConfig model;
@@ -206,6 +207,8 @@ struct RunConfig {
         "precision", precision, "",
         "type of weights and activations: f32, bf16 (GPU only; sums, master weights and optimizer state stay f32), f64 "
         "(CPU only)");
+    visit("cuda_graphs", cuda_graphs, "",
+          "on a GPU: record a step once and replay it, instead of queueing each kernel");
     visit("data", data, "", "datasets, dates, variables");
     visit("graph", graph, "", "nodes and edges");
     visit("model", model, "", "the network");

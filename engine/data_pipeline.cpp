@@ -28,22 +28,48 @@ std::vector<int64_t> shuffled_order(int64_t n, uint64_t seed, int64_t epoch) {
   return order;
 }
 
-int64_t DataPipeline::staging_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
-                                    int64_t num_members) {
-  return (setup.config.data.prefetch + 1) * options.batch_size * window_length(setup.config.data, options.max_rollout) *
-         num_variables * num_members * setup.num_cells() * size_of(DType::f32);
+BatchTransfer::BatchTransfer(Device device, int64_t batch_bytes)
+    : arriving_(Buffer::on(device, batch_bytes, "staging")),
+      batch_(Buffer::on(device, batch_bytes, "batch")),
+      stream_(device),
+      sent_(device),
+      taken_(device) {}
+
+Tensor BatchTransfer::send(Context& ctx, const Tensor& host) {
+  const Tensor batch = batch_.tensor(host.dtype(), host.shape());
+  stream_.wait(taken_);
+  copy_bytes(stream_, arriving_.data(), batch.device(), host.data(), host.device(), host.bytes());
+  sent_.record(stream_);
+  ctx.compute().wait(sent_);
+  copy_bytes(ctx.compute(), batch.data(), batch.device(), arriving_.data(), batch.device(), batch.bytes());
+  taken_.record(ctx.compute());
+  return batch;
 }
 
-DataPipeline::DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options)
+int64_t DataPipeline::batch_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
+                                  int64_t num_members) {
+  return options.batch_size * window_length(setup.config.data, options.max_rollout) * num_variables * num_members *
+         setup.num_cells() * size_of(DType::f32);
+}
+
+int64_t DataPipeline::staging_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
+                                    int64_t num_members) {
+  return (setup.config.data.prefetch + 1) * batch_bytes(setup, options, num_variables, num_members);
+}
+
+DataPipeline::DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options,
+                           std::shared_ptr<BatchTransfer> transfer)
     : reader_(reader),
       data_(setup.config.data),
       preprocess_(setup.preprocess()),
       options_(options),
-      staging_(Device::cpu(), Buffer::Kind::pinned,
+      transfer_(std::move(transfer)),
+      staging_(transfer_ ? transfer_->device() : Device::cpu(), Buffer::Kind::pinned,
                staging_bytes(setup, options, reader.num_variables(), reader.num_members()), "staging"),
       slots_(size_t(data_.prefetch) + 1) {}
 
 const std::vector<int64_t>& DataPipeline::anchors(int64_t rollout) const {
+  const std::lock_guard lock(anchors_mutex_);
   const auto [entry, is_new] = anchors_.try_emplace(rollout);
   std::vector<int64_t>& kept = entry->second;
   if (!is_new) return kept;
@@ -61,21 +87,25 @@ int64_t DataPipeline::num_batches(int64_t rollout) const {
   return options_.drop_last ? samples / options_.batch_size : (samples + options_.batch_size - 1) / options_.batch_size;
 }
 
+std::vector<int64_t> DataPipeline::order(int64_t epoch, int64_t rollout) const {
+  const std::vector<int64_t>& all = anchors(rollout);
+  if (!options_.shuffle) return all;
+  std::vector<int64_t> shuffled;
+  for (const int64_t i : shuffled_order(int64_t(all.size()), options_.seed, epoch)) shuffled.push_back(all[size_t(i)]);
+  return shuffled;
+}
+
 void DataPipeline::start(int64_t epoch, int64_t first_batch, int64_t rollout) {
+  start(epoch, first_batch, [epoch, rollout](int64_t e) { return e == epoch ? rollout : 0; });
+}
+
+void DataPipeline::start(int64_t epoch, int64_t first_batch, std::function<int64_t(int64_t)> rollout_of_epoch) {
   stop();
-  BOREAS_CHECK(rollout <= options_.max_rollout, internal, "a rollout of {} was asked of a pipeline made for {}",
-               rollout, options_.max_rollout);
-  order_ = anchors(rollout);
-  if (options_.shuffle) {
-    const std::vector<int64_t> order = shuffled_order(int64_t(order_.size()), options_.seed, epoch);
-    std::vector<int64_t> shuffled;
-    for (const int64_t i : order) shuffled.push_back(order_[size_t(i)]);
-    order_ = std::move(shuffled);
-  }
   num_read_ = num_taken_ = num_released_ = 0;
-  num_planned_ = std::max<int64_t>(0, num_batches(rollout) - first_batch);
-  stopping_ = false;
-  thread_ = std::thread([this, first_batch, rollout] { read_batches(first_batch, rollout); });
+  stopping_ = ended_ = false;
+  thread_ = std::thread([this, epoch, first_batch, rollout_of = std::move(rollout_of_epoch)] {
+    read_epochs(epoch, first_batch, rollout_of);
+  });
 }
 
 void DataPipeline::stop() {
@@ -85,46 +115,61 @@ void DataPipeline::stop() {
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
+  if (transfer_) transfer_->wait();
 }
 
-void DataPipeline::read_batches(int64_t first_batch, int64_t rollout) {
-  for (int64_t i = 0; i < num_planned_; ++i) {
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return stopping_ || i - num_released_ < int64_t(slots_.size()); });
-      if (stopping_) return;
+void DataPipeline::read_epochs(int64_t epoch, int64_t first_batch,
+                               const std::function<int64_t(int64_t)>& rollout_of_epoch) {
+  bool going_on = true;
+  for (int64_t rollout; going_on && (rollout = rollout_of_epoch(epoch)) > 0; ++epoch, first_batch = 0) {
+    const std::vector<int64_t> samples = order(epoch, rollout);
+    const int64_t num = num_batches(rollout) / options_.micro_steps * options_.micro_steps;
+    going_on = num > 0;
+    for (int64_t i = first_batch; i < num && going_on; ++i) {
+      const int64_t first = i * options_.batch_size;
+      const int64_t size = std::min(options_.batch_size, int64_t(samples.size()) - first);
+      going_on = read_next(std::span(samples).subspan(size_t(first), size_t(size)), rollout);
     }
-    Slot& slot = slots_[size_t(i) % slots_.size()];
-    slot.error = nullptr;
-    try {
-      read_batch(first_batch + i, rollout, slot);
-    } catch (...) {
-      slot.error = std::current_exception();
-    }
-    const bool failed = slot.error != nullptr;
-    {
-      const std::lock_guard lock(mutex_);
-      num_read_ = i + 1;
-    }
-    changed_.notify_all();
-    if (failed) return;
   }
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+  changed_.notify_all();
 }
 
-void DataPipeline::read_batch(int64_t batch, int64_t rollout, Slot& slot) const {
-  const int64_t first = batch * options_.batch_size;
-  const int64_t last = std::min(first + options_.batch_size, int64_t(order_.size()));
+bool DataPipeline::read_next(std::span<const int64_t> samples, int64_t rollout) {
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stopping_ || num_read_ - num_released_ < int64_t(slots_.size()); });
+    if (stopping_) return false;
+  }
+  Slot& slot = slots_[size_t(num_read_) % slots_.size()];
+  slot.error = nullptr;
+  try {
+    read_batch(samples, rollout, slot);
+  } catch (...) {
+    slot.error = std::current_exception();
+  }
+  const std::lock_guard lock(mutex_);
+  ++num_read_;
+  changed_.notify_all();
+  return !slot.error;
+}
+
+void DataPipeline::read_batch(std::span<const int64_t> samples, int64_t rollout, Slot& slot) const {
+  BOREAS_CHECK(rollout <= options_.max_rollout, internal, "a rollout of {} was asked of a pipeline made for {}",
+               rollout, options_.max_rollout);
   const int64_t num_times = window_length(data_, rollout), num_variables = reader_.num_variables();
   const int64_t num_cells = reader_.num_cells(), num_members = reader_.num_members();
   const int64_t slot_bytes = staging_.bytes() / int64_t(slots_.size());
-  slot.fields = staging_.tensor(DType::f32, {last - first, num_times, num_variables, num_members * num_cells},
-                                (&slot - slots_.data()) * slot_bytes);
+  slot.fields =
+      staging_.tensor(DType::f32, {int64_t(samples.size()), num_times, num_variables, num_members * num_cells},
+                      (&slot - slots_.data()) * slot_bytes);
   const FieldWindow window{slot.fields, num_members};
-  for (int64_t sample = first; sample < last; ++sample) {
+  for (size_t sample = 0; sample < samples.size(); ++sample) {
     for (int64_t time = 0; time < num_times; ++time) {
-      const int64_t index = order_[size_t(sample)] - (data_.num_input_steps - 1) + time;
+      const int64_t index = samples[sample] - (data_.num_input_steps - 1) + time;
       const FieldUse use = time < data_.num_input_steps ? FieldUse::input : FieldUse::target;
-      const int64_t item = (sample - first) * num_members;
+      const int64_t item = int64_t(sample) * num_members;
       reader_.read(index, {0, num_cells}, window.at(item, time).as<float>());
       for (int64_t member = 0; member < num_members; ++member) {
         const Tensor fields = window.at(item + member, time);
@@ -136,13 +181,19 @@ void DataPipeline::read_batch(int64_t batch, int64_t rollout, Slot& slot) const 
   }
 }
 
+FieldWindow DataPipeline::next(Context& ctx) {
+  const FieldWindow window = next();
+  return transfer_ ? FieldWindow{transfer_->send(ctx, window.fields), window.num_members} : window;
+}
+
 FieldWindow DataPipeline::next() {
+  if (transfer_) transfer_->wait();
   std::unique_lock lock(mutex_);
-  BOREAS_CHECK(num_taken_ < num_planned_, internal, "batch {} was asked for, but the epoch has {}", num_taken_,
-               num_planned_);
   num_released_ = num_taken_;
   changed_.notify_all();
-  changed_.wait(lock, [&] { return num_read_ > num_taken_; });
+  changed_.wait(lock, [&] { return ended_ || num_read_ > num_taken_; });
+  BOREAS_CHECK(num_read_ > num_taken_, internal, "a batch was asked for after the last, which was number {}",
+               num_taken_);
   const Slot& slot = slots_[size_t(num_taken_) % slots_.size()];
   if (slot.error) std::rethrow_exception(slot.error);
   ++num_taken_;

@@ -3,7 +3,9 @@
 
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -27,24 +29,52 @@ struct SamplingOptions {
   uint64_t seed = 0;
   int64_t max_samples = 0;  ///< evenly spread; 0: all
   bool drop_last = true;    ///< leave out the samples that do not fill a batch
+  int64_t micro_steps = 1;  ///< leave out the batches at the end of an epoch that are not so many
+};
+
+/// The way of batches to a GPU: from pinned memory to a first buffer while the device computes, on a stream of its own,
+/// then to a second, at whose address every batch is found. Pipelines that are used in turn share one.
+class BatchTransfer {
+ public:
+  BatchTransfer(Device device, int64_t batch_bytes);
+
+  /// Queues the copies; what is queued on the context afterwards finds the batch in the tensor returned.
+  Device device() const { return batch_.device(); }
+  Tensor send(Context& ctx, const Tensor& host);
+  /// Waits until the host's memory of the last batch is free again.
+  void wait() const { sent_.synchronize(); }
+
+ private:
+  Buffer arriving_, batch_;
+  Stream stream_;
+  Event sent_, taken_;
 };
 
 /// Batches in an order that depends on the options, the epoch and the rollout only. Each field is checked: a value that
 /// is not finite and not imputed is an error naming variable and date, thrown by next().
 class DataPipeline {
  public:
-  DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options);
+  /// With a transfer, batches are read into pinned memory and handed on to the device.
+  DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options,
+               std::shared_ptr<BatchTransfer> transfer = nullptr);
   ~DataPipeline() { stop(); }
   DataPipeline(const DataPipeline&) = delete;
 
   int64_t num_samples(int64_t rollout) const;
   int64_t num_batches(int64_t rollout) const;
-  /// Begins to read from batch `first_batch` of that epoch on.
+  /// Begins to read from batch `first_batch` of that epoch on, and goes on with the epochs that follow, each with its
+  /// rollout, until that is 0.
+  void start(int64_t epoch, int64_t first_batch, std::function<int64_t(int64_t epoch)> rollout_of_epoch);
+  /// One epoch.
   void start(int64_t epoch, int64_t first_batch, int64_t rollout);
   /// The next batch, valid until the next call; throws what its reading threw.
   FieldWindow next();
+  /// The same where ops of the context find it.
+  FieldWindow next(Context& ctx);
 
-  /// Bytes of the batches in flight.
+  static int64_t batch_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
+                             int64_t num_members);
+  /// Of the batches in flight, on the host.
   static int64_t staging_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
                                int64_t num_members);
 
@@ -54,24 +84,27 @@ class DataPipeline {
     std::exception_ptr error;
   };
   void stop();
-  void read_batches(int64_t first_batch, int64_t rollout);
-  void read_batch(int64_t batch, int64_t rollout, Slot& slot) const;
+  void read_epochs(int64_t epoch, int64_t first_batch, const std::function<int64_t(int64_t)>& rollout_of_epoch);
+  bool read_next(std::span<const int64_t> samples, int64_t rollout);  // false: stop
+  void read_batch(std::span<const int64_t> samples, int64_t rollout, Slot& slot) const;
   const std::vector<int64_t>& anchors(int64_t rollout) const;
+  std::vector<int64_t> order(int64_t epoch, int64_t rollout) const;
 
   DatasetReader reader_;
   DataConfig data_;
   Preprocess preprocess_;
   SamplingOptions options_;
+  std::shared_ptr<BatchTransfer> transfer_;
   Buffer staging_;
   std::vector<Slot> slots_;
+  mutable std::mutex anchors_mutex_;
   mutable std::map<int64_t, std::vector<int64_t>> anchors_;  // by rollout, as asked for
-  std::vector<int64_t> order_;                               // anchors of the epoch
 
   std::thread thread_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  int64_t num_read_ = 0, num_taken_ = 0, num_released_ = 0, num_planned_ = 0;
-  bool stopping_ = false;
+  int64_t num_read_ = 0, num_taken_ = 0, num_released_ = 0;
+  bool stopping_ = false, ended_ = false;
 };
 
 }  // namespace boreas

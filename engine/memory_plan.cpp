@@ -10,6 +10,8 @@ namespace boreas {
 namespace {
 
 constexpr int64_t kMaximumChunks = 1024;
+// Measured on one H200 with driver 580 and rounded up: what the process takes beyond boreas' own buffers.
+constexpr int64_t kContextBytes = int64_t{1} << 30;
 constexpr int64_t kCheapChunks = 16;  // up to here chunks cost less than another forward of the whole step
 
 void add_arena(std::vector<MemoryReport::Line>& lines, const Arena::Peak& peak) {
@@ -38,14 +40,21 @@ std::string MemoryReport::table() const {
                                  num_parameters, to_string(recompute), encoder_chunks, decoder_chunks);
   append_lines(text, "training", training);
   append_lines(text, "forecast", forecast);
+  if (context_bytes > 0)
+    text += fmt::format(
+        "on a GPU, besides {} for the CUDA context and the code of kernels; pinned on the host {} in training, {} in a "
+        "forecast\n",
+        format_bytes(context_bytes), format_bytes(training_host_bytes), format_bytes(forecast_host_bytes));
   return text;
 }
 
-MemoryReport plan_memory(const ModelSetup& setup, Device device) {
+MemoryReport plan_memory(const ModelSetup& setup, Device run_device) {
+  const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
+  const auto bytes_now = [&] { return device.is_cuda() ? live_device_bytes() : live_bytes(); };
   const RunConfig& config = setup.config;
-  const int64_t num_variables = setup.variables.size(), before = live_bytes();
+  const int64_t num_variables = setup.variables.size(), before = bytes_now();
   TrainingStep step(setup, device);
-  const int64_t graph_bytes = live_bytes() - before;
+  const int64_t graph_bytes = bytes_now() - before;
   const ParameterStore& store = step.model().parameters();
 
   MemoryReport report;
@@ -56,31 +65,51 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device) {
   report.training_peak = plan_peak(device, [&](Context& ctx) { step.plan(ctx, num_variables, 1); });
   report.forecast_peak = Forecaster::plan(step.model(), device);
 
-  int64_t staging = DataPipeline::staging_bytes(setup, training_sampling(config, {}), num_variables, 1);
+  int64_t staging = step.staging_bytes(), batch = 0;
+  const auto add_pipeline = [&](const SamplingOptions& options) {
+    staging += DataPipeline::staging_bytes(setup, options, num_variables, 1);
+    batch = std::max(batch, DataPipeline::batch_bytes(setup, options, num_variables, 1));
+  };
+  add_pipeline(training_sampling(config, {}));
   if (!config.data.validation.start.empty() || !config.data.validation.end.empty())
-    staging += DataPipeline::staging_bytes(setup, validation_sampling(config, {}), num_variables, 1);
-  const std::string batches =
-      fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
-  report.training = {{"parameters", store.value_bytes(), ""},
-                     {"masters", store.master_bytes(), store.has_masters() ? "f32, rounded to the parameters" : ""},
-                     {"gradients", store.gradient_bytes(), ""},
-                     {"optimizer", step.optimizer().moment_bytes(), "two moments"},
-                     {"ema", step.optimizer().average_bytes(), ""},
-                     {"graph", graph_bytes, "edges and their attributes, weights of the loss"},
-                     {"staging", staging, batches}};
-  add_arena(report.training, report.training_peak);
+    add_pipeline(validation_sampling(config, {}));
 
-  report.forecast = {{"parameters", store.value_bytes(), ""},
-                     {"masters", store.master_bytes(), store.has_masters() ? "f32, rounded to the parameters" : ""},
-                     {"graph", graph_bytes, "edges and their attributes"},
-                     {"staging", Forecaster::staging_bytes(step.model()), "states in and out"}};
+  const std::vector<MemoryReport::Line> weights = {
+      {"parameters", store.value_bytes(), ""},
+      {"masters", store.master_bytes(), store.has_masters() ? "f32, rounded to the parameters" : ""}};
+  report.training = weights;
+  report.training.insert(report.training.end(),
+                         {{"gradients", store.gradient_bytes(), ""},
+                          {"optimizer", step.optimizer().moment_bytes(), "two moments"},
+                          {"ema", step.optimizer().average_bytes(), ""},
+                          {"graph", graph_bytes, "edges and their attributes, weights of the loss"}});
+  report.forecast = {weights[0], {"graph", graph_bytes, "edges and their attributes"}};
+  const std::string ahead =
+      fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
+  const int64_t states = Forecaster::staging_bytes(step.model());
+  if (device.is_cuda()) {
+    report.training_host_bytes = staging;
+    report.forecast_host_bytes = states;
+    report.context_bytes = kContextBytes;
+    report.training.push_back({"batch", batch, ""});
+    report.training.push_back({"staging", batch, "a batch on its way"});
+    report.forecast.push_back({"batch", states, "states in and out"});
+    for (auto* lines : {&report.training, &report.forecast})
+      lines->push_back({"libraries", Context::kLibraryWorkspaceBytes, "room for cuBLASLt to compute in"});
+  } else {
+    report.training.push_back({"staging", staging, ahead});
+    report.forecast.push_back({"staging", states, "states in and out"});
+  }
+  add_arena(report.training, report.training_peak);
   add_arena(report.forecast, report.forecast_peak);
   return report;
 }
 
 RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
-  if (setup.config.memory.budget.empty()) return setup.config;
-  const int64_t budget = parse_bytes(setup.config.memory.budget, "memory.budget");
+  const std::string& given = setup.config.memory.budget;
+  const bool by_free = given.empty() && device.is_cuda() && !device.is_planned();
+  if (given.empty() && !by_free) return setup.config;
+  const int64_t budget = by_free ? memory_of(device).free : parse_bytes(given, "memory.budget");
   ModelSetup candidate = setup;
   ModelConfig& model = candidate.config.model;
   const int64_t most_chunks = std::min<int64_t>(kMaximumChunks, setup.graph.node_set(kHiddenNodes).size());
@@ -93,7 +122,7 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
       model.encoder.num_chunks = std::max(chunks, setup.config.model.encoder.num_chunks);
       model.decoder.num_chunks = std::max(chunks, setup.config.model.decoder.num_chunks);
       report = plan_memory(candidate, device);
-      if (report.training_bytes() <= budget) return candidate.config;
+      if (report.training_bytes() + report.context_bytes <= budget) return candidate.config;
     }
   }
   std::vector<MemoryReport::Line> largest = report.training;
@@ -102,24 +131,35 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
   for (size_t i = 0; i < 3; ++i)
     names += fmt::format("{}{} {}", i ? ", " : "", largest[i].owner, format_bytes(largest[i].bytes));
   BOREAS_FAIL(out_of_memory,
-              "memory.budget is {} but the training needs {} even with recompute step and {} chunks (largest: {}). "
-              "Raise the budget, or lower training.batch_size, training.rollout.maximum, data.prefetch or "
-              "model.num_channels",
-              format_bytes(budget), format_bytes(report.training_bytes()), report.encoder_chunks, names);
+              "{} but the training needs {} even with recompute step and {} chunks (largest: {}). {}lower "
+              "training.batch_size, training.rollout.maximum, data.prefetch or model.num_channels",
+              by_free ? fmt::format("{} ({}) has {} free", to_string(device), name_of(device), format_bytes(budget))
+                      : "memory.budget is " + format_bytes(budget),
+              format_bytes(report.training_bytes() + report.context_bytes), report.encoder_chunks, names,
+              by_free ? "Free its memory, or " : "Raise the budget, or ");
 }
 
 MemoryReport plan(const RunConfig& config) {
   validate(config);
-  const Device device = choose_device(config.device);
+  const Device device = choose_device(config, Purpose::plan);
   ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
   setup.config = fit_to_budget(setup, device);
   return plan_memory(setup, device);
 }
 
-Device choose_device(DeviceChoice choice) {
-  BOREAS_CHECK(choice != DeviceChoice::cuda, unsupported,
-               "device is cuda but not all operations have a CUDA implementation yet; set device=auto or device=cpu");
-  return Device::cpu();
+Device choose_device(const RunConfig& config, Purpose purpose) {
+  const std::string why_not = why_no_cuda();
+  const bool f64 = config.precision == Precision::f64, bf16 = config.precision == Precision::bf16;
+  const bool wanted = config.device == DeviceChoice::cuda || (config.device == DeviceChoice::automatic && !f64);
+  if (config.device == DeviceChoice::cuda || bf16) {
+    BOREAS_CHECK(!f64, unsupported, "precision f64 is for the CPU only; set device=cpu, or precision=f32");
+    BOREAS_CHECK(wanted, unsupported, "precision bf16 needs a GPU; set precision=f32, or device=cuda");
+    BOREAS_CHECK(why_not.empty() || purpose == Purpose::plan, unsupported, "{} needs a GPU: {}",
+                 config.device == DeviceChoice::cuda ? "device cuda" : "precision bf16", why_not);
+  } else if (!wanted || !why_not.empty()) {
+    return Device::cpu();
+  }
+  return why_not.empty() ? Device::cuda(0) : Device::planned_cuda();
 }
 
 SamplingOptions training_sampling(const RunConfig& config, Range dates) {
@@ -129,7 +169,8 @@ SamplingOptions training_sampling(const RunConfig& config, Range dates) {
           .shuffle = true,
           .seed = uint64_t(config.training.seed),
           .max_samples = 0,
-          .drop_last = true};
+          .drop_last = true,
+          .micro_steps = config.training.micro_steps};
 }
 
 SamplingOptions validation_sampling(const RunConfig& config, Range dates) {

@@ -16,13 +16,15 @@ struct MemoryReport {
     int64_t bytes = 0;
     std::string note;
   };
-  std::vector<Line> training, forecast;  ///< largest parts of each; disjoint
+  std::vector<Line> training, forecast;                      ///< disjoint parts of each, in the memory of the device
+  int64_t training_host_bytes = 0, forecast_host_bytes = 0;  ///< pinned memory of a GPU's host
+  int64_t context_bytes = 0;  ///< what a GPU needs besides, an allowance: the CUDA context, the code of kernels
   Arena::Peak training_peak, forecast_peak;
   int64_t num_parameters = 0;
   Recompute recompute = Recompute::none;
   int64_t encoder_chunks = 1, decoder_chunks = 1;
 
-  int64_t training_bytes() const { return total(training); }
+  int64_t training_bytes() const { return total(training); }  ///< of all buffers
   int64_t forecast_bytes() const { return total(forecast); }
   std::string table() const;
 
@@ -36,14 +38,17 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device);
 /// The same from a configuration: opens the dataset for its metadata only, builds the graph, obeys memory.budget.
 MemoryReport plan(const RunConfig& config);
 
-/// With memory.budget: tries settings from fastest to smallest, recompute none, then block with 1, 2, .. 16 chunks,
-/// then step with 1, 2, 4, .. chunks, never below what the config asks for, and returns the config with the first whose
-/// training fits. Without: the config as it is. Throws out_of_memory naming the largest consumers if nothing fits.
+/// To fit memory.budget, on a GPU by default what is free there: tries settings from fastest to smallest, recompute
+/// none, then block with 1, 2, .. 16 chunks, then step with 1, 2, 4, .. chunks, never below what the config asks for,
+/// and returns the config with the first whose training fits. On the CPU without a budget: the config as it is. Throws
+/// out_of_memory naming the largest consumers if nothing fits.
 RunConfig fit_to_budget(const ModelSetup& setup, Device device);
 
-/// `device` of a configuration: auto is the fastest that has every operation, which today is the CPU. Throws
-/// unsupported for one that has not.
-Device choose_device(DeviceChoice choice);
+enum class Purpose : uint8_t { run, plan };
+/// The device of a configuration: auto is the GPU where there is one and the precision allows it. To plan for a GPU
+/// none is needed: planned_cuda() then stands for it. Throws unsupported: a GPU is demanded where none can be used, f64
+/// on a GPU, bf16 elsewhere.
+Device choose_device(const RunConfig& config, Purpose purpose = Purpose::run);
 
 /// What a training and a validation pipeline are made with.
 SamplingOptions training_sampling(const RunConfig& config, Range dates);

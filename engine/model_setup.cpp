@@ -1,5 +1,7 @@
 #include "engine/model_setup.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -71,10 +73,14 @@ GraphData find_or_build_graph(const RunConfig& config, const ModelSetup& setup, 
   const std::string kept = (fs::path(config.output) / "graph.h5").string();
   const std::string recipe = to_yaml(config.graph.build);
   if (fs::exists(kept)) {
-    const Hdf5File file = Hdf5File::open(kept);
-    if (file.has_attribute("", "recipe") && file.read_text_attribute("", "recipe") == recipe) {
-      GraphData graph = load_graph(file, "graph");
-      if (misfit(graph, setup.latitudes, setup.longitudes).empty()) return graph;
+    try {
+      const Hdf5File file = Hdf5File::open(kept);
+      if (file.has_attribute("", "recipe") && file.read_text_attribute("", "recipe") == recipe) {
+        GraphData graph = load_graph(file, "graph");
+        if (misfit(graph, setup.latitudes, setup.longitudes).empty()) return graph;
+      }
+    } catch (const Error& error) {
+      spdlog::warn("the graph is built again: {}", error.what());
     }
   }
   GraphData graph = build_graph(config.graph.build, setup.latitudes, setup.longitudes);
@@ -116,6 +122,7 @@ std::map<std::string, std::string> binding_keys(const RunConfig& config) {
   for (const auto& [key, value] : flatten_yaml(parse_yaml(resolved_config(config), "config")))
     if ((key.starts_with("data.") || key.starts_with("model.") || key == "precision") && !is_free(key))
       keys[key] = value;
+  if (config.precision == Precision::bf16) keys["precision"] = to_string(Precision::f32);  // the type of its masters
   return keys;
 }
 

@@ -58,29 +58,29 @@ void Optimizer::reset_average() {
            average_.bytes());
 }
 
-double Optimizer::update(Context& ctx, int64_t step, double learning_rate) {
-  const Scope scope(ctx);
-  const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters();
-  const Tensor sum = ctx.alloc(Keep::scratch, DType::f64, {1});
-  run(ctx, SumOfSquares{.x = gradients, .out = sum});
-  const double norm = std::sqrt(host_values(ctx, sum)[0]);
-  if (!std::isfinite(norm)) return norm;
+std::array<double, Optimizer::kControlSize> Optimizer::control_values(int64_t step, double learning_rate) const {
+  return {learning_rate, 1 - std::pow(config_.optimizer.beta1, double(step)),
+          1 - std::pow(config_.optimizer.beta2, double(step)), 1};
+}
 
-  const bool by_norm = config_.clip.kind == ClipKind::norm && norm > config_.clip.limit;
+void Optimizer::update(Context& ctx, const Control& control) {
+  const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters();
+  run(ctx, SumOfSquares{.x = gradients, .out = control.sum_of_squares});
+  run(ctx, ClipScale{.sum_of_squares = control.sum_of_squares,
+                     .max_norm = config_.clip.kind == ClipKind::norm ? config_.clip.limit : 0,
+                     .control = control.values});
   run(ctx, AdamW{.value = masters,
                  .grad = gradients,
                  .first_moment = first_moment_,
                  .second_moment = second_moment_,
-                 .learning_rate = learning_rate,
+                 .stored = parameters_.has_masters() ? parameters_.flat_values() : Tensor(),
+                 .control = control.values,
                  .beta1 = config_.optimizer.beta1,
                  .beta2 = config_.optimizer.beta2,
                  .eps = config_.optimizer.eps,
                  .weight_decay = config_.optimizer.weight_decay,
-                 .step = step,
-                 .clip_value = config_.clip.kind == ClipKind::value ? config_.clip.limit : 0,
-                 .grad_scale = by_norm ? config_.clip.limit / norm : 1});
+                 .clip_value = config_.clip.kind == ClipKind::value ? config_.clip.limit : 0});
   if (averages()) run(ctx, Blend{.x = masters, .weight = 1 - config_.ema_decay, .y = average_});
-  return norm;
 }
 
 void Optimizer::with_average(Context& ctx, const std::function<void()>& task) {

@@ -2,6 +2,7 @@
 // weights.
 #pragma once
 
+#include <array>
 #include <functional>
 
 #include "engine/config.h"
@@ -28,9 +29,17 @@ class Optimizer {
   int64_t moment_bytes() const { return 2 * parameters_.gradient_bytes(); }
   int64_t average_bytes() const { return averages() ? parameters_.gradient_bytes() : 0; }
 
-  /// Clips the gradients, updates the parameters, then the average. `step` counts from 1. Returns the norm of the
-  /// gradient before clipping; leaves everything as it is and returns that norm if it is not finite.
-  double update(Context& ctx, int64_t step, double learning_rate);
+  /// What an update depends on besides the gradients; it lies on the device, so that an update can be replayed.
+  static constexpr int64_t kControlSize = 4;
+  struct Control {
+    Tensor values;          ///< [kControlSize], the masters' type: see AdamW
+    Tensor sum_of_squares;  ///< f64 [1], written: of the gradients before clipping
+  };
+  /// The values that the host sets; `step` counts from 1.
+  std::array<double, kControlSize> control_values(int64_t step, double learning_rate) const;
+  /// Clips the gradients, updates the parameters, then the average; queued. Changes nothing but the average, towards
+  /// the parameters, if the gradients are not finite.
+  void update(Context& ctx, const Control& control);
 
   bool averages() const { return config_.ema_decay > 0; }
   /// Runs `task` while the parameters hold their average, if there is one.

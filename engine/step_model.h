@@ -48,6 +48,7 @@ class StepModel {
   const EncoderProcessorDecoder& network() const { return network_; }
   /// Of x, y and targets: wider than that of activations in a bf16 model.
   DType state_dtype() const { return parameters_.master_dtype(); }
+  Device device() const { return parameters_.device(); }
   int64_t num_cells() const { return network_.num_data_nodes(); }
   Shape input_shape(int64_t num_items) const { return {num_items * num_cells(), network_.input_columns()}; }
   Shape output_shape(int64_t num_items) const { return {num_items * num_cells(), network_.output_columns()}; }

@@ -2,12 +2,15 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
+#include <deque>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "engine/checkpoint.h"
 #include "engine/data_pipeline.h"
+#include "engine/folder_lock.h"
 #include "engine/json_lines.h"
 #include "engine/memory_plan.h"
 #include "engine/progress.h"
@@ -39,17 +42,20 @@ class Trainer {
  private:
   void check_dates() const;
   void resume_or_begin(const TrainOptions& options);
-  void begin_epoch();
   int64_t steps_per_epoch(int64_t rollout) const;
   int64_t last_step() const;
   int64_t decay_steps() const;
   bool finished() const;
   bool out_of_patience() const;
-  void update();
+  void queue_update();
+  void collect_update();
+  void collect_all();
   void validate();
   void save(const std::string& path);
+  std::string speed();
 
   const TrainingConfig& training() const { return setup_.config.training; }
+  double samples_per_update() const { return double(training().batch_size * training().micro_steps); }
   bool validates() const {
     return !setup_.config.data.validation.start.empty() || !setup_.config.data.validation.end.empty();
   }
@@ -63,12 +69,20 @@ class Trainer {
   Range training_dates_, validation_dates_;
   TrainingStep step_;
   int64_t planned_bytes_ = 0;
+  std::optional<FolderLock> lock_;
   std::optional<Arena> arena_;
   std::optional<Context> ctx_;
   std::optional<DataPipeline> pipeline_, validation_pipeline_;
   TrainingState state_;
   std::optional<JsonLines> metrics_, timing_;
   std::optional<Progress> progress_;
+  /// An update that was queued; its outcome is written when it is known.
+  struct Queued {
+    int64_t step, epoch, rollout;
+    double rate;
+  };
+  std::deque<Queued> queued_;
+  std::vector<double> seconds_, data_seconds_;  // of the updates of this run
   double last_loss_ = 0;
   std::string last_checkpoint_;
 };
@@ -86,7 +100,7 @@ Range dates_of(const DatasetReader& reader, const DateRange& range, const char* 
 
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
     : reader_(DatasetReader::open(config.data.dataset, std::make_shared<ThreadPool>(int(config.data.num_threads) - 1))),
-      device_(choose_device(config.device)),
+      device_(choose_device(config)),
       setup_(fitted_setup(config, reader_, device_)),
       training_dates_(dates_of(reader_, config.data.training, "data.training")),
       validation_dates_(validates() ? dates_of(reader_, config.data.validation, "data.validation") : Range{}),
@@ -97,8 +111,16 @@ Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
   step_.materialise();
   arena_.emplace(Buffer::on(device_, planned_bytes_, "arena"));
   ctx_.emplace(device_, *arena_);
-  pipeline_.emplace(reader_, setup_, training_sampling(setup_.config, training_dates_));
-  if (validates()) validation_pipeline_.emplace(reader_, setup_, validation_sampling(setup_.config, validation_dates_));
+  const SamplingOptions sampling = training_sampling(setup_.config, training_dates_);
+  const SamplingOptions validation = validation_sampling(setup_.config, validation_dates_);
+  std::shared_ptr<BatchTransfer> transfer;
+  if (device_.is_cuda()) {
+    int64_t batch = DataPipeline::batch_bytes(setup_, sampling, num_variables, num_members);
+    if (validates()) batch = std::max(batch, DataPipeline::batch_bytes(setup_, validation, num_variables, num_members));
+    transfer = std::make_shared<BatchTransfer>(device_, batch);
+  }
+  pipeline_.emplace(reader_, setup_, sampling, transfer);
+  if (validates()) validation_pipeline_.emplace(reader_, setup_, validation, transfer);
   resume_or_begin(options);
 }
 
@@ -126,6 +148,7 @@ void Trainer::check_dates() const {
 
 void Trainer::resume_or_begin(const TrainOptions& options) {
   const std::string& output = setup_.config.output;
+  lock_.emplace(output);
   const auto latest = latest_checkpoint(output);
   BOREAS_CHECK(!latest || options.resume, io,
                "{} already holds a training ({}); resume it with --resume, or choose another output folder", output,
@@ -175,35 +198,12 @@ bool Trainer::out_of_patience() const {
   return training().patience > 0 && state_.validations_since_best >= training().patience;
 }
 
-void Trainer::begin_epoch() {
-  pipeline_->start(state_.epoch, state_.step_in_epoch * training().micro_steps, state_.rollout);
-}
-
-void Trainer::update() {
-  const auto begin = std::chrono::steady_clock::now();
-  double loss = 0;
-  step_.begin(*ctx_);
-  for (int64_t micro = 0; micro < training().micro_steps; ++micro)
-    loss += step_.accumulate(*ctx_, pipeline_->next(), state_.rollout) / double(training().micro_steps);
+// A GPU computes one update while the host reads, queues and writes those around it.
+void Trainer::queue_update() {
   const double rate = learning_rate_at(training().learning_rate, decay_steps(), state_.step);
-  const double norm = step_.apply(*ctx_, state_.step + 1, rate);
-  BOREAS_CHECK(std::isfinite(loss) && std::isfinite(norm), invalid_argument,
-               "update {}: the loss is {} and the norm of its gradient {}; the training diverged. Lower "
-               "training.learning_rate.peak or lengthen its warm-up; {}",
-               state_.step + 1, loss, norm,
-               last_checkpoint_.empty() ? "there is no checkpoint yet" : "the last checkpoint is " + last_checkpoint_);
-  last_loss_ = loss;
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-
-  metrics_->write(Json{
-      {"step", state_.step + 1},
-      {"epoch", state_.epoch},
-      {"rollout", state_.rollout},
-      {"learning_rate", rate},
-      {"loss", loss},
-      {"gradient_norm",
-       norm}}.dump());
-  timing_->write(Json{{"step", state_.step + 1}, {"seconds", elapsed.count()}}.dump());
+  step_.update(
+      *ctx_, [&] { return pipeline_->next(*ctx_); }, state_.rollout, state_.step + 1, rate);
+  queued_.push_back({state_.step + 1, state_.epoch, state_.rollout, rate});
   ++state_.step;
   if (++state_.step_in_epoch == steps_per_epoch(state_.rollout)) {
     ++state_.epoch;
@@ -211,10 +211,44 @@ void Trainer::update() {
     state_.rollout = rollout_of_epoch(training().rollout, state_.epoch);
     state_.num_samples = pipeline_->num_samples(state_.rollout);
   }
-  progress_->advance(1, fmt::format("step={} epoch={} loss={:.5g} rate={:.3g}", state_.step, state_.epoch, loss, rate));
+  if (!device_.is_cuda() || step_.num_pending() == TrainingStep::kMostPending) collect_update();
+}
+
+void Trainer::collect_update() {
+  const UpdateOutcome outcome = step_.collect();
+  const Queued update = queued_.front();
+  queued_.pop_front();
+  BOREAS_CHECK(std::isfinite(outcome.loss) && std::isfinite(outcome.gradient_norm), invalid_argument,
+               "update {}: the loss is {} and the norm of its gradient {}; the training diverged. Lower "
+               "training.learning_rate.peak or lengthen its warm-up; {}",
+               update.step, outcome.loss, outcome.gradient_norm,
+               last_checkpoint_.empty() ? "there is no checkpoint yet" : "the last checkpoint is " + last_checkpoint_);
+  last_loss_ = outcome.loss;
+  seconds_.push_back(outcome.seconds);
+  data_seconds_.push_back(outcome.data_seconds);
+  metrics_->write(Json{{"step", update.step},
+                       {"epoch", update.epoch},
+                       {"rollout", update.rollout},
+                       {"learning_rate", update.rate},
+                       {"loss", outcome.loss},
+                       {"gradient_norm", outcome.gradient_norm}}
+                      .dump());
+  timing_->write(Json{{"step", update.step},
+                      {"seconds", outcome.seconds},
+                      {"data_seconds", outcome.data_seconds},
+                      {"samples_per_second", samples_per_update() / outcome.seconds}}
+                     .dump());
+  progress_->advance(
+      1, fmt::format("step={} epoch={} loss={:.5g} rate={:.3g} ms={:.4g} data_ms={:.3g}", update.step, update.epoch,
+                     outcome.loss, update.rate, outcome.seconds * 1e3, outcome.data_seconds * 1e3));
+}
+
+void Trainer::collect_all() {
+  while (step_.num_pending() > 0) collect_update();
 }
 
 void Trainer::validate() {
+  collect_all();
   const int64_t rollout = training().validation.rollout;
   const int64_t num_batches = validation_pipeline_->num_batches(rollout);
   const int64_t num_samples = validation_pipeline_->num_samples(rollout);
@@ -223,7 +257,7 @@ void Trainer::validate() {
   validation_pipeline_->start(0, 0, rollout);
   step_.optimizer().with_average(*ctx_, [&] {
     for (int64_t batch = 0; batch < num_batches; ++batch) {
-      const FieldWindow window = validation_pipeline_->next();
+      const FieldWindow window = validation_pipeline_->next(*ctx_);
       const TrainingStep::Scores scores = step_.validate(*ctx_, window, rollout);
       const double share = double(window.fields.size(0)) / double(num_samples);
       squared_errors.resize(scores.squared_errors.size());
@@ -261,11 +295,33 @@ void Trainer::validate() {
 }
 
 void Trainer::save(const std::string& path) {
+  collect_all();
   metrics_->flush_to_disk();
   state_.num_threads = omp_get_max_threads();
   state_.metrics_bytes = metrics_->length();
   state_.timing_bytes = timing_->length();
   save_checkpoint(path, step_.model(), step_.optimizer(), state_);
+}
+
+// What an update took, the first two left out: they warm up and record.
+std::string Trainer::speed() {
+  const auto median = [](std::vector<double> values) {
+    if (values.size() > 4) values.erase(values.begin(), values.begin() + 2);
+    std::nth_element(values.begin(), values.begin() + int64_t(values.size()) / 2, values.end());
+    return values[values.size() / 2];
+  };
+  const double seconds = median(seconds_);
+  const TrainingStep::Work work = step_.work(state_.rollout, reader_.num_variables(), reader_.num_members());
+  std::string text = fmt::format(
+      "an update took {:.4g} ms, of which {:.3g} ms waiting for data (medians): {:.4g} samples/s, {:.4g} TFLOP/s, "
+      "{:.4g} "
+      "without what is recomputed; ",
+      seconds * 1e3, median(data_seconds_) * 1e3, samples_per_update() / seconds, double(work.flops) / seconds * 1e-12,
+      double(work.flops_without_recompute) / seconds * 1e-12);
+  if (!device_.is_cuda()) return text + format_bytes(live_bytes()) + " in buffers";
+  const DeviceMemory memory = memory_of(device_);
+  return text + fmt::format("{} in buffers, {} in use on {} as its driver sees it", format_bytes(live_device_bytes()),
+                            format_bytes(memory.total - memory.free), to_string(device_));
 }
 
 TrainingSummary Trainer::run() {
@@ -281,11 +337,14 @@ TrainingSummary Trainer::run() {
         fmt::format("the checkpoint was written with {} threads and this run has {}: results are those of an "
                     "uninterrupted run to rounding, not to the bit",
                     state_.num_threads, omp_get_max_threads()));
-  bool started = false, done = state_.step >= last || out_of_patience() || stop.requested();
+  bool done = state_.step >= last || out_of_patience() || stop.requested();
+  if (!done)
+    pipeline_->start(state_.epoch, state_.step_in_epoch * training().micro_steps,
+                     [first = state_.epoch, rollout = state_.rollout, config = training().rollout](int64_t epoch) {
+                       return epoch == first ? rollout : rollout_of_epoch(config, epoch);
+                     });
   while (!done) {
-    if (!started || state_.step_in_epoch == 0) begin_epoch();
-    started = true;
-    update();
+    queue_update();
     if (validates() && is_due(training().validation.every_steps)) validate();
     done = state_.step == last || out_of_patience() || stop.requested();
     if (!done && !is_due(training().checkpoint.every_steps)) continue;
@@ -294,6 +353,8 @@ TrainingSummary Trainer::run() {
     prune_checkpoints(setup_.config.output, training().checkpoint.keep);
   }
 
+  collect_all();
+  if (!seconds_.empty()) progress_->log(speed());
   progress_->finish(state_.step < last ? fmt::format("stopped at step {}", state_.step) : "");
 
   TrainingSummary summary;

@@ -1,5 +1,6 @@
 #include "engine/training_step.h"
 
+#include <cmath>
 #include <numeric>
 
 namespace boreas {
@@ -32,31 +33,103 @@ TrainingStep::TrainingStep(const ModelSetup& setup, Device device, std::unique_p
       squared_error_(make_loss(setup, mean_square(setup), model_)),
       rollout_(model_, loss_, &squared_error_),
       optimizer_(setup.config.training, model_.parameters()),
-      ranks_(std::move(ranks)) {}
+      ranks_(std::move(ranks)),
+      replay_(setup.config.cuda_graphs) {}
 
 void TrainingStep::materialise() {
-  model_.parameters().materialise(uint64_t(model_.setup().config.training.seed));
+  model_.parameters().materialise(uint64_t(training().seed));
   optimizer_.materialise();
+  const Device device = model_.parameters().device();
+  const DType dtype = model_.state_dtype();
+  staging_ = Buffer(device, Buffer::Kind::pinned, staging_bytes(), "staging");
+  staging_.zero();
+  for (int64_t i = 0; i < kPlaces; ++i) {
+    Pending& pending = pending_.emplace_back(device);
+    int64_t offset = i * pending_bytes();
+    pending.sum_of_squares = staging_.tensor(DType::f64, {1}, offset);
+    pending.control = staging_.tensor(dtype, {Optimizer::kControlSize}, offset += pending.sum_of_squares.bytes());
+    pending.losses =
+        staging_.tensor(dtype, {training().micro_steps, training().rollout.maximum}, offset += pending.control.bytes());
+    for (int64_t micro = 0; micro < training().micro_steps; ++micro) {
+      pending.asked.emplace_back(device);
+      pending.ready.emplace_back(device);
+    }
+  }
 }
 
-void TrainingStep::begin(Context& ctx) { model_.parameters().zero_gradients(ctx); }
+int64_t TrainingStep::pending_bytes() const {
+  const int64_t numbers = Optimizer::kControlSize + training().micro_steps * training().rollout.maximum;
+  const int64_t bytes = size_of(DType::f64) + numbers * size_of(model_.state_dtype());
+  return (bytes + 7) / 8 * 8;
+}
 
-double TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout) {
-  const Scope scope(ctx);
-  const int64_t micro_steps = model_.setup().config.training.micro_steps;
-  const Tensor losses = ctx.alloc(Keep::scratch, model_.state_dtype(), {rollout});
+void TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses) {
   Rollout::Saved saved;
-  const double share = 1.0 / double(rollout * micro_steps * ranks_->size());
+  const double share = 1.0 / double(rollout * training().micro_steps * ranks_->size());
   rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = share},
                    {.losses = losses, .squared_errors = {}}, &saved);
   rollout_.backward(ctx, saved);
-  const std::vector<double> values = host_values(ctx, losses);
-  return std::accumulate(values.begin(), values.end(), 0.0) / double(rollout);
 }
 
-double TrainingStep::apply(Context& ctx, int64_t step, double learning_rate) {
-  ranks_->all_reduce(ctx, model_.parameters().flat_gradients());
-  return optimizer_.update(ctx, step, learning_rate);
+void TrainingStep::update(Context& ctx, const std::function<FieldWindow()>& next_batch, int64_t rollout, int64_t step,
+                          double learning_rate) {
+  BOREAS_CHECK(num_pending() < kMostPending, internal, "{} updates are queued and none was collected", num_pending());
+  const Scope scope(ctx);
+  const DType dtype = model_.state_dtype();
+  const Optimizer::Control control{ctx.alloc(Keep::scratch, dtype, {Optimizer::kControlSize}),
+                                   ctx.alloc(Keep::scratch, DType::f64, {1})};
+  const Tensor losses = ctx.alloc(Keep::scratch, dtype, {rollout});
+  Pending* const pending = ctx.planning() ? nullptr : &pending_[size_t(num_queued_ % kPlaces)];
+  const auto copy = [&](const Tensor& to, const Tensor& from) {
+    copy_bytes(ctx.compute(), to.data(), to.device(), from.data(), from.device(), from.bytes());
+  };
+  if (pending) {
+    pending->rollout = rollout;
+    pending->follows = num_pending() > 0;
+    fill_from_host(pending->control, optimizer_.control_values(step, learning_rate));
+  }
+  for (int64_t micro = 0; micro < training().micro_steps; ++micro) {
+    const bool first = micro == 0, last = micro + 1 == training().micro_steps;
+    if (pending) pending->asked[size_t(micro)].record(ctx.compute());
+    const FieldWindow window = next_batch();
+    if (pending) {
+      pending->ready[size_t(micro)].record(ctx.compute());
+      if (last) copy(control.values, pending->control);
+    }
+    replay_.run(ctx, {rollout, first, last, key_of(window.fields.data()), window.fields.size(0)}, [&] {
+      if (first) model_.parameters().zero_gradients(ctx);
+      accumulate(ctx, window, rollout, losses);
+      if (!last) return;
+      ranks_->all_reduce(ctx, model_.parameters().flat_gradients());
+      optimizer_.update(ctx, control);
+    });
+    if (pending) copy(pending->losses.slice({micro, micro + 1}).columns({0, rollout}), losses);
+  }
+  if (!pending) return;
+  copy(pending->sum_of_squares, control.sum_of_squares);
+  pending->end.record(ctx.compute());
+  ++num_queued_;
+}
+
+UpdateOutcome TrainingStep::collect() {
+  BOREAS_CHECK(num_pending() > 0, internal, "no update is queued");
+  const Pending& pending = pending_[size_t(num_collected_ % kPlaces)];
+  pending.end.synchronize();
+  ++num_collected_;
+  UpdateOutcome outcome;
+  dispatch_float(pending.losses.dtype(), [&]<class T>() {
+    for (int64_t micro = 0; micro < pending.losses.rows(); ++micro) {
+      const T* const losses = pending.losses.row<T>(micro);
+      outcome.loss += std::accumulate(losses, losses + pending.rollout, 0.0) / double(pending.rollout) /
+                      double(training().micro_steps);
+    }
+  });
+  outcome.gradient_norm = std::sqrt(*pending.sum_of_squares.as<double>());
+  const Event& before = pending_[size_t((num_collected_ - 2 + kPlaces) % kPlaces)].end;  // num_collected_ counts this
+  outcome.seconds = pending.end.seconds_since(pending.follows ? before : pending.asked[0]);
+  for (size_t micro = 0; micro < pending.asked.size(); ++micro)
+    outcome.data_seconds += pending.ready[micro].seconds_since(pending.asked[micro]);
+  return outcome;
 }
 
 TrainingStep::Scores TrainingStep::validate(Context& ctx, const FieldWindow& window, int64_t rollout) {
@@ -70,24 +143,49 @@ TrainingStep::Scores TrainingStep::validate(Context& ctx, const FieldWindow& win
   return {std::accumulate(values.begin(), values.end(), 0.0) / double(rollout), host_values(ctx, errors)};
 }
 
-void TrainingStep::plan(Context& ctx, int64_t num_variables, int64_t num_members) {
+FieldWindow TrainingStep::planned_window(int64_t rollout, int64_t num_variables, int64_t num_members) const {
   const RunConfig& config = model_.setup().config;
-  const auto window = [&](int64_t rollout) {
-    return FieldWindow{Tensor(nullptr, DType::f32,
-                              {config.training.batch_size, window_length(config.data, rollout), num_variables,
-                               num_members * model_.num_cells()},
-                              ctx.device()),
-                       num_members};
-  };
+  return {Tensor(nullptr, DType::f32,
+                 {config.training.batch_size, window_length(config.data, rollout), num_variables,
+                  num_members * model_.num_cells()},
+                 model_.parameters().device()),
+          num_members};
+}
+
+void TrainingStep::plan(Context& ctx, int64_t num_variables, int64_t num_members) {
+  const auto window = [&](int64_t rollout) { return planned_window(rollout, num_variables, num_members); };
   {
     const OwnerScope owner(ctx, "training");
-    begin(ctx);
-    accumulate(ctx, window(config.training.rollout.maximum), config.training.rollout.maximum);
-    apply(ctx, 1, 0);
+    const int64_t longest = training().rollout.maximum;
+    update(
+        ctx, [&] { return window(longest); }, longest, 1, 0);
   }
   const OwnerScope owner(ctx, "validation");
-  optimizer_.with_average(
-      ctx, [&] { validate(ctx, window(config.training.validation.rollout), config.training.validation.rollout); });
+  const int64_t rollout = training().validation.rollout;
+  optimizer_.with_average(ctx, [&] { validate(ctx, window(rollout), rollout); });
+}
+
+TrainingStep::Work TrainingStep::work(int64_t rollout, int64_t num_variables, int64_t num_members) {
+  const FieldWindow window = planned_window(rollout, num_variables, num_members);
+  const auto flops_of = [&](const std::function<void(Context&)>& task) {
+    Arena arena;
+    Context ctx(model_.parameters().device(), arena, Mode::plan);
+    Trace trace;
+    ctx.trace = &trace;
+    task(ctx);
+    return trace.flops();
+  };
+  Work work;
+  work.flops = flops_of([&](Context& ctx) {
+    update(
+        ctx, [&] { return window; }, rollout, 1, 0);
+  });
+  const int64_t forward = flops_of([&](Context& ctx) {
+    const Tensor losses = ctx.alloc(Keep::scratch, model_.state_dtype(), {rollout});
+    rollout_.forward(ctx, {.window = window, .num_steps = rollout}, {.losses = losses, .squared_errors = {}}, nullptr);
+  });
+  work.flops_without_recompute = 3 * forward * training().micro_steps;
+  return work;
 }
 
 int64_t window_length(const DataConfig& data, int64_t rollout) {

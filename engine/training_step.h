@@ -5,12 +5,27 @@
 
 #include "comm/communicator.h"
 #include "engine/optimizer.h"
+#include "engine/replay.h"
 #include "engine/rollout.h"
 
 namespace boreas {
 
+/// What became of one update.
+struct UpdateOutcome {
+  double loss = 0;           ///< mean over micro-steps and rollout
+  double gradient_norm = 0;  ///< before clipping; weights and moments are unchanged if it is not finite
+  double seconds = 0;        ///< on the device, from the end of the one before if that was still pending, else from its
+                             ///< first request for a batch, to its end
+  double data_seconds = 0;   ///< of which it had nothing to do but wait for batches
+};
+
 /// Model, loss and optimizer of a training. Ranks that train on different samples meet in one place: gradients are
 /// summed before they are applied, and each rank's share of the mean is in its loss.
+///
+/// An update is queued and its outcome collected later, so that the host reads, writes and queues while a GPU computes.
+/// Nothing in between waits for the device: losses and norms stay there until they are copied to pinned memory, and
+/// what differs from update to update (learning rate, step) is copied to fixed addresses, so that each micro-step is
+/// one recording (see Replay), by rollout and by whether it is the first, the last or both.
 class TrainingStep {
  public:
   TrainingStep(const ModelSetup& setup, Device device,
@@ -22,11 +37,15 @@ class TrainingStep {
   /// Allocates parameters, gradients and optimizer state; before that only planning is possible.
   void materialise();
 
-  /// An update is begin, `micro_steps` times accumulate, apply.
-  void begin(Context& ctx);
-  /// Adds the gradient of one batch; returns its loss, the mean over the rollout.
-  double accumulate(Context& ctx, const FieldWindow& window, int64_t rollout);
-  double apply(Context& ctx, int64_t step, double learning_rate);  ///< as Optimizer::update
+  /// Queues one update from `micro_steps` batches, each asked for when its turn comes. `step` counts from 1.
+  void update(Context& ctx, const std::function<FieldWindow()>& next_batch, int64_t rollout, int64_t step,
+              double learning_rate);
+  /// How many updates may be queued and not collected.
+  static constexpr int64_t kMostPending = 2;
+  int64_t num_pending() const { return num_queued_ - num_collected_; }
+  /// Waits for the oldest update that was not collected.
+  UpdateOutcome collect();
+  int64_t num_recordings() const { return replay_.num_recordings(); }
 
   struct Scores {
     double loss = 0;                     ///< mean over the rollout
@@ -36,13 +55,39 @@ class TrainingStep {
 
   /// Walks through one update at the longest rollout, and one validation, on a planning context.
   void plan(Context& ctx, int64_t num_variables, int64_t num_members);
+  /// Floating-point operations of an update at that rollout: all, and without those that backward repeats.
+  struct Work {
+    int64_t flops = 0, flops_without_recompute = 0;
+  };
+  Work work(int64_t rollout, int64_t num_variables, int64_t num_members);
+  /// Host memory, pinned, from which and to which updates are copied.
+  int64_t staging_bytes() const { return kPlaces * pending_bytes(); }
 
  private:
+  /// An update on its way: the host's side of what is copied, and when what happened.
+  struct Pending {
+    explicit Pending(Device device) : end(device) {}
+    Tensor control, losses, sum_of_squares;
+    int64_t rollout = 0;
+    bool follows = false;             // another update directly
+    std::vector<Event> asked, ready;  // by micro-step
+    Event end;
+  };
+  int64_t pending_bytes() const;
+  FieldWindow planned_window(int64_t rollout, int64_t num_variables, int64_t num_members) const;
+  void accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses);
+  const TrainingConfig& training() const { return model_.setup().config.training; }
+
   StepModel model_;
   Loss loss_, squared_error_;
   Rollout rollout_;
   Optimizer optimizer_;
   std::unique_ptr<Communicator> ranks_;
+  Replay replay_;
+  Buffer staging_;
+  static constexpr int64_t kPlaces = kMostPending + 1;  // the end of the one before is asked for
+  std::vector<Pending> pending_;                        // update n takes place n % kPlaces
+  int64_t num_queued_ = 0, num_collected_ = 0;
 };
 
 /// Number of times of a sample: T_i + T_o rollout.

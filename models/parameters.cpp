@@ -109,8 +109,15 @@ void ParameterStore::materialise(uint64_t seed) {
   round_masters();
 }
 
+void ParameterStore::keep_values_only() {
+  values_only_ = true;
+  gradients_ = Buffer();
+  masters_ = Buffer();
+  for (Parameter& p : parameters_) p.grad = Tensor(kNoMemory, master_dtype(), p.shape, device_);
+}
+
 Tensor ParameterStore::flat(const Buffer& buffer, DType dtype) const {
-  return materialised() ? buffer.tensor(dtype, {flat_size_}) : Tensor(kNoMemory, dtype, {flat_size_}, device_);
+  return buffer.data() ? buffer.tensor(dtype, {flat_size_}) : Tensor(kNoMemory, dtype, {flat_size_}, device_);
 }
 
 Tensor ParameterStore::flat_values() const { return flat(values_, dtype_); }

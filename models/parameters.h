@@ -68,7 +68,7 @@ class ParameterStore {
 
   DType dtype() const { return dtype_; }
   DType master_dtype() const { return accumulator_of(dtype_); }
-  bool has_masters() const { return master_dtype() != dtype_; }
+  bool has_masters() const { return master_dtype() != dtype_ && !values_only_; }
   Device device() const { return device_; }
 
   /// Throws invalid_argument if the name is taken or the store is materialised.
@@ -85,6 +85,8 @@ class ParameterStore {
   /// Allocates and initialises. May be called once.
   void materialise(uint64_t seed);
   bool materialised() const { return values_.data() != nullptr; }
+  /// Gives back gradients and masters, for a model that is only used; for_each then shows the values.
+  void keep_values_only();
 
   int64_t num_parameters() const { return num_parameters_; }  ///< without gaps
   int64_t flat_size() const { return flat_size_; }
@@ -118,6 +120,7 @@ class ParameterStore {
   std::deque<ConstantArray> constants_;
   std::set<std::string, std::less<>> names_;
   int64_t num_parameters_ = 0, flat_size_ = 0;
+  bool values_only_ = false;
   Buffer values_, gradients_, masters_;
 };
 

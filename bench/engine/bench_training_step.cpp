@@ -64,9 +64,9 @@ void BM_TrainingStep(benchmark::State& state) {
   const FieldWindow window{Tensor(fields.data(), DType::f32, shape), 1};
   int64_t num_updates = 0;
   const auto update = [&] {
-    step.begin(ctx);
-    step.accumulate(ctx, window, state.range(0));
-    step.apply(ctx, ++num_updates, 1e-4);
+    step.update(
+        ctx, [&] { return window; }, state.range(0), ++num_updates, 1e-4);
+    step.collect();
   };
   update();  // first touch
 

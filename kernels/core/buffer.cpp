@@ -16,10 +16,21 @@ namespace {
 // Bookkeeping only: no result depends on it.
 struct Ledger {
   std::mutex mutex;
-  std::map<std::string, int64_t> bytes_of;
-  void add(const std::string& label, int64_t bytes) {
+  struct Entry {
+    int64_t all = 0, on_devices = 0;
+  };
+  std::map<std::string, Entry> entries;
+  void add(const std::string& label, int64_t bytes, detail::MemoryKind kind) {
     const std::lock_guard lock(mutex);
-    bytes_of[label] += bytes;
+    entries[label].all += bytes;
+    if (kind == detail::MemoryKind::device) entries[label].on_devices += bytes;
+  }
+  int64_t sum(const std::string& label, int64_t Entry::*member) {
+    const std::lock_guard lock(mutex);
+    int64_t total = 0;
+    for (const auto& [name, entry] : entries)
+      if (label.empty() || name == label) total += entry.*member;
+    return total;
   }
 };
 Ledger& ledger() {
@@ -38,7 +49,7 @@ Buffer::Buffer(Device device, Kind kind, int64_t bytes, std::string label)
     : device_(device), kind_(kind), bytes_(bytes), label_(std::move(label)) {
   BOREAS_CHECK(bytes >= 0, invalid_argument, "buffer '{}' of {} bytes", label_, bytes);
   data_ = detail::allocate(device, memory_kind(device, kind), bytes);
-  ledger().add(label_, bytes_);
+  ledger().add(label_, bytes_, memory_kind(device, kind));
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
@@ -59,11 +70,11 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 Buffer::~Buffer() {
   if (!data_) return;
   detail::release(device_, memory_kind(device_, kind_), data_);
-  ledger().add(label_, -bytes_);
+  ledger().add(label_, -bytes_, memory_kind(device_, kind_));
 }
 
 void Buffer::zero() const {
-  if (bytes_ == 0) return;
+  if (bytes_ == 0 || device_.is_planned()) return;
   if (memory_kind(device_, kind_) != detail::MemoryKind::device) {
     std::memset(data_, 0, bytes_);
     return;
@@ -83,13 +94,8 @@ Tensor Buffer::tensor(DType dtype, Shape shape, int64_t offset) const {
   return Tensor(static_cast<char*>(data_) + offset, dtype, shape, where);
 }
 
-int64_t live_bytes(const std::string& label) {
-  Ledger& book = ledger();
-  const std::lock_guard lock(book.mutex);
-  if (!label.empty()) return book.bytes_of.contains(label) ? book.bytes_of.at(label) : 0;
-  int64_t total = 0;
-  for (const auto& [_, bytes] : book.bytes_of) total += bytes;
-  return total;
-}
+int64_t live_bytes(const std::string& label) { return ledger().sum(label, &Ledger::Entry::all); }
+
+int64_t live_device_bytes(const std::string& label) { return ledger().sum(label, &Ledger::Entry::on_devices); }
 
 }  // namespace boreas

@@ -43,5 +43,7 @@ class Buffer {
 
 /// Bytes of all live buffers of this process with that label, or of all labels if it is empty.
 int64_t live_bytes(const std::string& label = "");
+/// Those of them in the memory of GPUs, planned ones included.
+int64_t live_device_bytes(const std::string& label = "");
 
 }  // namespace boreas

@@ -40,7 +40,7 @@ int64_t bytes_of(const Op& op) {
 }  // namespace detail
 
 /// Checks the op, lends it the scratch memory that it declares (`int64_t scratch_bytes() const`, optional), and
-/// launches it on the context's device, unless the context only plans. An op declares
+/// launches it on the context's device, unless the context only plans: then a trace counts its cost. An op declares
 ///   static constexpr const char* name;   void check() const;   int64_t flops() const;   void tensors(auto&& f) const;
 template <class Op>
 void run(Context& ctx, const Op& op) {
@@ -49,7 +49,10 @@ void run(Context& ctx, const Op& op) {
   const Scope scope(ctx);
   Tensor scratch;
   if constexpr (requires { op.scratch_bytes(); }) scratch = ctx.alloc(Keep::scratch, DType::u8, {op.scratch_bytes()});
-  if (ctx.planning()) return;
+  if (ctx.planning()) {
+    if (ctx.trace) ctx.trace->add(Op::name, 0, {op.flops(), detail::bytes_of(op)});
+    return;
+  }
   const TraceScope timer(ctx, Op::name, [&] { return TraceCost{op.flops(), detail::bytes_of(op)}; });
   if (ctx.device().is_cuda()) {
 #ifdef BOREAS_WITH_CUDA

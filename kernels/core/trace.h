@@ -31,6 +31,11 @@ class Trace {
     entry.cost.bytes += cost.bytes;
   }
   const std::map<std::string, Entry>& entries() const { return entries_; }
+  int64_t flops() const {
+    int64_t sum = 0;
+    for (const auto& [_, entry] : entries_) sum += entry.cost.flops;
+    return sum;
+  }
   /// A table sorted by time: op, calls, ms, share, GFLOP/s, GB/s.
   std::string table() const;
 

@@ -28,9 +28,9 @@ class Checkpoints : public testing::Test {
       Arena arena(Buffer::on(Device::cpu(), int64_t{64} << 20, "arena"));
       Context ctx(Device::cpu(), arena);
       const test::RandomWindow data(2, 3, seed);
-      step.begin(ctx);
-      step.accumulate(ctx, data.window, 1);
-      step.apply(ctx, 1, 1e-2);
+      step.update(
+          ctx, [&] { return data.window; }, 1, 1, 1e-2);
+      step.collect();
     }
     void save(const std::string& path, const TrainingState& state = {}) {
       save_checkpoint(path, step.model(), step.optimizer(), state);

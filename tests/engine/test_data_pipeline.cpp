@@ -69,7 +69,7 @@ TEST_F(Pipeline, BatchesAreTheWindowsOfTheShuffledAnchors) {
           ASSERT_TRUE(std::equal(expected.begin(), expected.end(), actual)) << batch << " " << sample << " " << time;
         }
     }
-    BOREAS_EXPECT_ERROR(pipeline.next(), internal, "the epoch has");
+    BOREAS_EXPECT_ERROR(pipeline.next(), internal, "after the last");
   }
 }
 
@@ -83,6 +83,27 @@ TEST_F(Pipeline, ValidationKeepsTheOrderAndThePartialBatch) {
   EXPECT_EQ(pipeline.next().num_items(), 2);
   EXPECT_EQ(pipeline.next().num_items(), 2);
   EXPECT_EQ(pipeline.next().num_items(), 1);
+}
+
+TEST_F(Pipeline, GoesOnWithTheEpochsThatFollow) {
+  const DatasetReader reader = DatasetReader::open(config_.data.dataset);
+  const ModelSetup setup = make_setup(config_, reader);
+  SamplingOptions options = training_sampling(config_, {0, 20});
+  options.micro_steps = 4;
+  options.max_rollout = 2;
+  DataPipeline one(reader, setup, options), all(reader, setup, options);
+  const auto rollout_of = [](int64_t epoch) { return epoch == 3 ? 0 : epoch == 1 ? 1 : 2; };
+  all.start(1, 1, rollout_of);
+  for (const int64_t epoch : {1, 2}) {
+    const int64_t first = epoch == 1 ? 1 : 0;
+    one.start(epoch, first, rollout_of(epoch));
+    for (int64_t batch = first; batch < one.num_batches(rollout_of(epoch)) / 4 * 4; ++batch) {
+      const FieldWindow a = one.next(), b = all.next();
+      EXPECT_EQ(a.num_times(), b.num_times());
+      EXPECT_TRUE(test::identical(a.fields, b.fields)) << epoch << " " << batch;
+    }
+  }
+  BOREAS_EXPECT_ERROR(all.next(), internal, "after the last");
 }
 
 TEST_F(Pipeline, MayBeLeftInTheMiddle) {

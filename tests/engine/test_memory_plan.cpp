@@ -34,9 +34,9 @@ TEST(MemoryPlan, TrainingPeakIsThePlannedOneToTheByte) {
       Arena arena(Buffer::on(Device::cpu(), 2 * report.training_peak.bytes, "arena"));
       Context ctx(Device::cpu(), arena);
       const RandomWindow data(2, 4);
-      step.begin(ctx);
-      step.accumulate(ctx, data.window, 2);
-      step.apply(ctx, 1, 1e-3);
+      step.update(
+          ctx, [&] { return data.window; }, 2, 1, 1e-3);
+      step.collect();
       step.optimizer().with_average(ctx, [&] { step.validate(ctx, data.window, 2); });
       EXPECT_EQ(arena.peak_bytes(), report.training_peak.bytes) << to_string(recompute) << ", " << chunks << " chunks";
       EXPECT_EQ(arena.used_bytes(), 0);

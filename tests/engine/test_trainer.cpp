@@ -8,7 +8,9 @@
 #include <thread>
 
 #include "engine/checkpoint.h"
+#include "engine/folder_lock.h"
 #include "engine/memory_plan.h"
+#include "io/hdf5_file.h"
 #include "tests/engine/tiny_run.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tolerances.h"
@@ -57,6 +59,20 @@ TEST_F(Training, LearnsAndValidatesInPhysicalUnits) {
   // `a` has a standard deviation of about 1.5 m/s; a model that has learnt errs by much less.
   EXPECT_LT(double(validation["rmse"]["a"][0]), 0.7);
   EXPECT_GT(double(validation["rmse"]["a"][0]), 0);
+}
+
+TEST_F(Training, OneAtATimeInAFolder) {
+  const FolderLock lock(folder_ / "run");
+  BOREAS_EXPECT_ERROR(train(config("run")), io, "another training");
+}
+
+TEST_F(Training, ADamagedGraphIsBuiltAgain) {
+  RunConfig run = config("run");
+  run.training.max_steps = 1;
+  fs::create_directories(run.output);
+  std::ofstream(fs::path(run.output) / "graph.h5") << "no HDF5 file";
+  EXPECT_EQ(train(run).step, 1);
+  EXPECT_TRUE(Hdf5File::open((fs::path(run.output) / "graph.h5").string()).exists("graph"));
 }
 
 TEST_F(Training, RunsAreBitwiseEqual) {
