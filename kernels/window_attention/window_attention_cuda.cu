@@ -30,6 +30,7 @@ void generic(Context& ctx, const WindowAttentionBackward& op, Tensor scratch) {
 
 template <class Op>
 constexpr WindowAttentionVersion<Op> kVersions[] = {
+    {WindowAttentionKernel::hopper, window_attention_supported_sm90, window_attention_sm90},
     {WindowAttentionKernel::tensor_cores, window_attention_supported_tensor_cores, window_attention_tensor_cores},
     {WindowAttentionKernel::generic, generic_supports<Op>, generic},
 };

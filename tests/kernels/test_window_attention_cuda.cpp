@@ -24,6 +24,7 @@ constexpr Tensor Tensors::*kAll[] = {&Tensors::q,   &Tensors::k,   &Tensors::v, 
 
 std::vector<Case> all_cases() {
   std::vector<Case> out = small_cases();
+  for (const Case& c : tiled_cases()) out.push_back(c);
   if (quick_tests()) return out;
   for (const int64_t head_size : {8, 16, 24, 32, 40, 64, 128, 256})
     for (const int64_t window : {0, 1, 5, 64, 512, -1}) {

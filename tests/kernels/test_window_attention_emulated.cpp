@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/window_attention/window_attention_generic.cuh"
+#include "kernels/window_attention/window_attention_sm90_launch.cuh"
 #include "kernels/window_attention/window_attention_tensor_cores.cuh"
 #include "tests/support/cases/window_attention.h"
 
@@ -40,6 +41,21 @@ TEST(WindowAttentionEmulated, TensorCoresMatchTheCpuInDouble) {
           kernels::launch_tensor_cores(ctx, op, scratch);
         });
   }
+}
+
+void expect_hopper_parity(const Case& c) {
+  expect_emulated_parity(
+      DType::bf16, c, [](Context& ctx, const auto& op) { cuda::sm90::launch_hopper(ctx, op); },
+      [](Context& ctx, const auto& op, Tensor scratch) {
+        kernels::fill_row_terms<bfloat16>(ctx, op, scratch);
+        cuda::sm90::launch_hopper(ctx, op, scratch);
+      });
+}
+
+TEST(WindowAttentionEmulated, HopperMatchesTheCpuInDouble) {
+  for (const Case& c : small_cases())
+    if (c.head_size == 32 || c.head_size == 64 || c.head_size == 128) expect_hopper_parity(c);
+  for (const Case& c : tiled_cases()) expect_hopper_parity(c);
 }
 
 template <class T>

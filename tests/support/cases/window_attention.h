@@ -15,9 +15,11 @@ namespace boreas::test::window_attention {
 
 struct Case {
   int64_t length, num_heads, head_size, window;
+  double scale = 0;
 };
 inline std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << "length " << c.length << ", " << c.num_heads << " heads of " << c.head_size << ", window " << c.window;
+  return out << "length " << c.length << ", " << c.num_heads << " heads of " << c.head_size << ", window " << c.window
+             << ", scale " << c.scale;
 }
 
 /// Every head size that has kernels of its own and some between, windows that end inside tiles, at their ends and
@@ -34,6 +36,12 @@ inline std::vector<Case> small_cases() {
   return out;
 }
 
+/// Several tiles of every version, in several steps, some of which some rows have no part in; sharp weights too.
+inline std::vector<Case> tiled_cases() {
+  return {{450, 2, 64, 7}, {700, 1, 64, 130, 2.5}, {600, 1, 32, 130},
+          {333, 2, 32, 3}, {450, 2, 128, 100},     {260, 1, 128, 33, 2.5}};
+}
+
 struct Tensors {
   Tensor q, k, v, o, stats, d_o, d_q, d_k, d_v;
 };
@@ -47,6 +55,7 @@ inline WindowAttentionForward forward_op(const Tensors& t, const Case& c,
           .v = t.v,
           .num_heads = c.num_heads,
           .window = c.window,
+          .scale = c.scale,
           .kernel = kernel,
           .o = t.o,
           .stats = t.stats};
@@ -61,6 +70,7 @@ inline WindowAttentionBackward backward_op(const Tensors& t, const Case& c,
           .stats = t.stats,
           .num_heads = c.num_heads,
           .window = c.window,
+          .scale = c.scale,
           .kernel = kernel,
           .d_o = t.d_o,
           .d_q = t.d_q,

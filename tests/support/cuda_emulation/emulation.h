@@ -57,6 +57,7 @@ class Block {
       size_t bytes;
       bool valid;
     };
+    std::vector<std::pair<void*, uint32_t>> unfenced;
     std::vector<std::vector<Copy>> copies{{}};  // groups that are not waited for yet; the last one is open
   };
   struct Warp {
@@ -165,11 +166,13 @@ class Block {
     warps_.assign((num_threads + kLanes - 1) / kLanes, {});
     num_at_barrier_ = num_done_ = 0;
     late_.clear();
+    unit.reset();
     for (int t = 0; t < num_threads; ++t) {
       Fibre& fibre = fibres_[t];
       ++warps_[t / kLanes].num_lanes;
       fibre.state = State::ready;
       fibre.meetings = 0;
+      fibre.unfenced.clear();
       fibre.copies.assign(1, {});
       getcontext(&fibre.context);
       fibre.context.uc_stack.ss_sp = fibre.stack.get();
@@ -202,6 +205,8 @@ class Block {
     }
     instance() = outer;
     if (failure_) std::rethrow_exception(failure_);
+    BOREAS_CHECK(late_.empty(), internal, "emulated kernel: a copy is not waited for");
+    if (unit) unit->finish();
   }
 
   void sync_threads() {
@@ -211,6 +216,16 @@ class Block {
     release_block();
     if (fibre.state != State::ready) leave(fibre);
   }
+
+  /// The thread's number in the block.
+  int thread() const { return current_; }
+
+  /// What a header that emulates more of the chip keeps for each block.
+  struct Unit {
+    virtual ~Unit() = default;
+    virtual void finish() const {}  ///< at the block's end: throws if something was left undone
+  };
+  std::unique_ptr<Unit> unit;
 
   /// Returns when the condition, which other threads or late events change, holds.
   void wait_until(const std::function<bool()>& condition) {
@@ -243,6 +258,13 @@ class Block {
       leave(fibre);
     }
     return warp.words[side];
+  }
+
+  // Writes that the copy engine and the tensor cores see from the next fence on.
+  void write_unfenced(void* to, uint32_t word) { fibres_[current_].unfenced.push_back({to, word}); }
+  void fence() {
+    for (const auto& [to, word] : fibres_[current_].unfenced) std::memcpy(to, &word, sizeof(word));
+    fibres_[current_].unfenced.clear();
   }
 
   // Asynchronous copies arrive when they are waited for, not earlier.

@@ -55,7 +55,7 @@ inline void store_bulk(void* global, const void* shared, int bytes) {
 inline void commit_bulk_stores() { emulation::Block::current().commit_copies(); }
 inline void wait_bulk_stores_read() { emulation::Block::current().wait_for_copies(0); }
 inline void wait_bulk_stores() { emulation::Block::current().wait_for_copies(0); }
-inline void fence_bulk() {}
+inline void fence_bulk() { emulation::Block::current().fence(); }
 
 inline void store_matrices(const uint32_t (&values)[4], void* row) {
   auto& block = emulation::Block::current();
