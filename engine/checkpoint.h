@@ -33,7 +33,8 @@ struct TrainingState {
 ///   /training                                       attributes: the members of TrainingState
 ///   /config /variables /statistics /graph           see write_setup
 ///
-/// The file is written aside, flushed and renamed: at every moment the old or the new one is whole.
+/// The file is written aside, flushed and renamed: at every moment the old or the new one is whole. What was queued on
+/// a GPU must be done.
 void save_checkpoint(const std::string& path, const StepModel& model, const Optimizer& optimizer,
                      const TrainingState& state);
 

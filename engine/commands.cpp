@@ -24,14 +24,13 @@ namespace {
 namespace fs = std::filesystem;
 
 /// The setup of a checkpoint, to run on the device of a configuration: what was trained in bf16 has weights in f32 and
-/// runs in f32 where there is no GPU.
+/// runs in f32 on the CPU.
 ModelSetup setup_to_run(const std::string& path, const RunConfig& config) {
   ModelSetup setup = load_setup(path);
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
-  const bool no_gpu =
-      config.device == DeviceChoice::cpu || (config.device == DeviceChoice::automatic && !why_no_cuda().empty());
-  if (setup.config.precision == Precision::bf16 && no_gpu) setup.config.precision = Precision::f32;
+  if (setup.config.precision == Precision::bf16 && config.device != DeviceChoice::cuda)
+    setup.config.precision = Precision::f32;
   return setup;
 }
 

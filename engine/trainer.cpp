@@ -296,6 +296,7 @@ void Trainer::validate() {
 
 void Trainer::save(const std::string& path) {
   collect_all();
+  ctx_->compute().synchronize();  // a validation may still be giving the weights back
   metrics_->flush_to_disk();
   state_.num_threads = omp_get_max_threads();
   state_.metrics_bytes = metrics_->length();

@@ -3,11 +3,12 @@
 # global winds, trains on the first 96, forecasts the last 36 and scores them. Ends with a table, maps and an HTML report.
 #   tools/quickstart.sh           about 5 minutes on 2 cores, the build included
 #   tools/quickstart.sh --fast    about 3 minutes: a smaller model, trained shortly
-# Where a GPU and nvcc are found, the build is for that GPU and computes on it.
+#   tools/quickstart.sh --cuda    computes on the GPU (needs one, and nvcc)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fast=()
+device=()
 output=quickstart
 for option in "$@"; do
   case "$option" in
@@ -15,6 +16,7 @@ for option in "$@"; do
       output=quickstart-fast
       fast=(--set "output=$output/run" --set "data.dataset.path=$output/winds.zarr" --set model.num_channels=32 --set model.processor.num_layers=1
             --set training.max_steps=150 --set training.learning_rate.warmup_steps=20 --set training.ema_decay=0.9) ;;
+    --cuda) device=(--set device=cuda) ;;
     -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $option; see $0 --help" >&2; exit 2 ;;
   esac
@@ -26,17 +28,19 @@ tools/install_deps.sh --data
 
 step "build"
 cuda=(-DBOREAS_CUDA=OFF)
-if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-  architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
-  [ "$architecture" = 90 ] && architecture=90a
-  if command -v nvcc >/dev/null; then cuda=(-DBOREAS_CUDA=ON "-DBOREAS_CUDA_ARCHITECTURES=$architecture"); else echo "a GPU is visible but nvcc is not on the PATH: building for the CPU"; fi
+if [ ${#device[@]} -gt 0 ]; then
+  command -v nvcc >/dev/null || { echo "--cuda: nvcc is not on the PATH" >&2; exit 2; }
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .) || true
+  [ -n "$capability" ] || { echo "--cuda: no GPU is visible" >&2; exit 2; }
+  if [ "$capability" = 90 ]; then capability=90a; fi
+  cuda=(-DBOREAS_CUDA=ON "-DBOREAS_CUDA_ARCHITECTURES=$capability")
 fi
 cmake -S . -B build/quickstart -G Ninja -DCMAKE_BUILD_TYPE=Release -DBOREAS_TESTS=OFF "${cuda[@]}" >build-quickstart.log 2>&1 ||
   { tail -20 build-quickstart.log; exit 1; }
 rm -f build-quickstart.log
 cmake --build build/quickstart --target boreas_cli
 boreas=build/quickstart/boreas
-config=(tools/quickstart.yaml "${fast[@]}")
+config=(tools/quickstart.yaml "${fast[@]}" "${device[@]}")
 
 step "dataset: monthly winds, 1982 to 1992"
 mkdir -p "$output"

@@ -86,6 +86,22 @@ TEST(MemoryPlan, OwnersOfBuffersAreWhatIsReallyTaken) {
   EXPECT_GT(planned("scratch"), 0);
 }
 
+TEST(MemoryPlan, TheDeviceMustBeThereAndFitThePrecision) {
+  RunConfig config = tiny_config();
+  EXPECT_EQ(choose_device(config), Device::cpu());
+  config.device = DeviceChoice::automatic;
+  EXPECT_EQ(choose_device(config), Device::cpu());
+  config.precision = Precision::bf16;
+  BOREAS_EXPECT_ERROR(choose_device(config), unsupported, "bf16 needs a GPU; set device=cuda");
+  config.device = DeviceChoice::cuda;
+  if (num_cuda_devices() == 0) {
+    BOREAS_EXPECT_ERROR(choose_device(config), unsupported, "device is cuda, but");
+    EXPECT_EQ(choose_device(config, Purpose::plan), Device::planned_cuda());
+  }
+  config.precision = Precision::f64;
+  BOREAS_EXPECT_ERROR(choose_device(config, Purpose::plan), unsupported, "f64 is for the CPU only");
+}
+
 TEST(MemoryPlan, PlanningTakesNoMemoryForTheStep) {
   const ModelSetup setup = tiny_setup(tiny_config());
   const int64_t before = live_bytes();
