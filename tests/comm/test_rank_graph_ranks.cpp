@@ -1,4 +1,6 @@
 #include "comm/rank_graph.h"
+
+#include "comm/shard_sizes.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tolerances.h"
@@ -27,6 +29,14 @@ TEST(RankGraphRanks, EveryEdgeIsOnTheRankOfItsDestination) {
       for (int64_t m = 0; m < mine.graph.num_edges(); ++m) {
         const int64_t source = mine.sources.ids()[size_t(mine.graph.src_of.as<int32_t>()[m])];
         EXPECT_EQ(source, whole.src_of.as<int32_t>()[mine.edges.begin + m]);
+      }
+      if (kind == ExchangeKind::halo) {
+        const ShardSize planned =
+            shard_sizes({whole.dst_ptr.as<int64_t>(), size_t(num_dst + 1)},
+                        {whole.src_of.as<int32_t>(), size_t(whole.num_edges())}, src, dst)[size_t(me)];
+        EXPECT_EQ(planned.rows_received, mine.sources.num_received());
+        EXPECT_EQ(planned.rows_sent, mine.sources.num_sent());
+        EXPECT_EQ(planned.num_edges, mine.graph.num_edges());
       }
       for (int64_t i = 0; i <= mine.graph.num_dst(); ++i)
         EXPECT_EQ(mine.graph.dst_ptr.as<int64_t>()[i] + mine.edges.begin,
