@@ -1,4 +1,4 @@
-// A graph as one rank works on it: whole, and in chunks that are done one after another to save memory.
+// A graph as one rank works on it: in chunks that are done one after another to save memory.
 #pragma once
 
 #include <vector>
@@ -8,21 +8,18 @@
 namespace boreas {
 
 struct ShardedGraph {
-  Graph whole;
-  std::vector<Subgraph> chunks;  ///< empty: the whole graph is the only chunk
+  int64_t num_src = 0, num_dst = 0, num_edges = 0;
+  /// Contiguous ranges of destinations, at least one. The only chunk has no src_ids: its sources are all, in their
+  /// order.
+  std::vector<Subgraph> chunks;
 
-  /// One chunk as its users see it.
-  struct Chunk {
-    const Graph* graph;
-    Range dst, edges;  ///< in the whole
-    Tensor src_ids;    ///< sources in the whole; empty: all, in their order
-  };
-  int64_t num_chunks() const { return chunks.empty() ? 1 : int64_t(chunks.size()); }
-  Chunk chunk(int64_t i) const;
+  int64_t num_chunks() const { return int64_t(chunks.size()); }
+  /// Rows of sources that the chunks work on, one after the other: sources that several of them use count each time.
+  int64_t num_chunk_sources() const;
 };
 
-/// Splits the destinations into balanced contiguous ranges, no more than there are destinations. Throws config if
-/// num_chunks < 1.
-ShardedGraph make_sharded_graph(Graph graph, int64_t num_chunks);
+/// Splits the destinations of a graph on the host into balanced contiguous ranges, no more than there are destinations,
+/// and copies these to the device. Throws config if num_chunks < 1.
+ShardedGraph make_sharded_graph(Graph graph, int64_t num_chunks, Device device = Device::cpu());
 
 }  // namespace boreas

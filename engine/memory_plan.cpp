@@ -114,9 +114,9 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
   ModelConfig& model = candidate.config.model;
   const int64_t most_chunks = std::min<int64_t>(kMaximumChunks, setup.graph.node_set(kHiddenNodes).size());
   MemoryReport report;
-  for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step}) {
+  for (const Recompute recompute : {Recompute::none, Recompute::mappers, Recompute::block, Recompute::step}) {
     if (recompute < setup.config.model.recompute) continue;
-    const int64_t limit = recompute == Recompute::none ? 1 : recompute == Recompute::block ? kCheapChunks : most_chunks;
+    const int64_t limit = recompute == Recompute::step ? most_chunks : kCheapChunks;
     for (int64_t chunks = 1; chunks <= std::min(limit, most_chunks); chunks *= 2) {
       model.recompute = recompute;
       model.encoder.num_chunks = std::max(chunks, setup.config.model.encoder.num_chunks);

@@ -39,9 +39,9 @@ MemoryReport plan_memory(const ModelSetup& setup, Device device);
 MemoryReport plan(const RunConfig& config);
 
 /// To fit memory.budget, on a GPU by default what is free there: tries settings from fastest to smallest, recompute
-/// none, then block with 1, 2, .. 16 chunks, then step with 1, 2, 4, .. chunks, never below what the config asks for,
-/// and returns the config with the first whose training fits. On the CPU without a budget: the config as it is. Throws
-/// out_of_memory naming the largest consumers if nothing fits.
+/// none, mappers, block with 1, 2, .. 16 chunks each, then step with 1, 2, 4, .. chunks, never below what the config
+/// asks for, and returns the config with the first whose training fits. On the CPU without a budget: the config as it
+/// is. Throws out_of_memory naming the largest consumers if nothing fits.
 RunConfig fit_to_budget(const ModelSetup& setup, Device device);
 
 enum class Purpose : uint8_t { run, plan };

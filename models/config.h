@@ -28,6 +28,14 @@ struct EnumNames<ProcessorKind> {
                                      std::pair{ProcessorKind::none, std::string_view("none")}};
 };
 
+/// Type of the residual stream: that of activations, or the wider one that sums are kept in (f32 beside bf16).
+enum class ResidualType : uint8_t { storage, f32 };
+template <>
+struct EnumNames<ResidualType> {
+  static constexpr std::array values{std::pair{ResidualType::storage, std::string_view("storage")},
+                                     std::pair{ResidualType::f32, std::string_view("f32")}};
+};
+
 /// Number of trainable values that stand beside the fixed attributes of each node or edge.
 struct TrainableConfig {
   int64_t data = 8, hidden = 8, encoder = 8, processor = 8, decoder = 8;
@@ -110,6 +118,7 @@ struct ModelConfig {
   DecoderConfig decoder;
   std::vector<BoundingConfig> bounding;
   Recompute recompute = Recompute::none;
+  ResidualType residual_dtype = ResidualType::storage;
 
   void fields(auto&& visit) {
     visit("num_channels", num_channels, "", "width of the hidden representation");
@@ -125,7 +134,9 @@ struct ModelConfig {
     visit("processor", processor, "", "on the hidden mesh");
     visit("decoder", decoder, "", "hidden mesh to data grid");
     visit("bounding", bounding, "", "limits of normalised outputs, applied in order");
-    visit("recompute", recompute, "", "what backward computes again instead of keeping: none, block, step");
+    visit("recompute", recompute, "", "what backward computes again instead of keeping: none, mappers, block, step");
+    visit("residual_dtype", residual_dtype, "",
+          "type of the residual stream: storage (that of precision) or f32; matters with precision bf16");
   }
 };
 

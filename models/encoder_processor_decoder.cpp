@@ -37,6 +37,8 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
     : shape_(checked(std::move(shape))),
       num_channels_(config.num_channels),
       latent_skip_(config.latent_skip),
+      dtype_(store.dtype()),
+      residual_dtype_(config.residual_dtype == ResidualType::f32 ? accumulator_of(dtype_) : dtype_),
       data_attributes_(store, graph.node_set(shape_.data_name), config.trainable.data),
       hidden_attributes_(store, graph.node_set(shape_.hidden_name), config.trainable.hidden),
       encoder_edges_(store, "encoder_graph_provider." + shape_.data_name,
@@ -49,7 +51,8 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .dst_channels = hidden_attributes_.num_columns(),
                 .edge_channels = encoder_edges_.num_columns(),
                 .num_chunks = config.encoder.num_chunks,
-                .recompute = config.recompute != Recompute::none},
+                .recompute = config.recompute >= Recompute::mappers,
+                .wide_residual = config.residual_dtype == ResidualType::f32},
                make_graph(graph, graph.edge_set(shape_.data_name, shape_.hidden_name))),
       decoder_(store, "decoder." + shape_.data_name, BlockShape::of(config),
                {.kind = Mapper::Kind::decoder,
@@ -58,10 +61,11 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .out_channels = output_columns(),
                 .edge_channels = decoder_edges_.num_columns(),
                 .num_chunks = config.decoder.num_chunks,
-                .recompute = config.recompute != Recompute::none,
+                .recompute = config.recompute >= Recompute::mappers,
+                .wide_residual = config.residual_dtype == ResidualType::f32,
                 .zero_extractor = config.decoder.initialise_data_extractor_zero},
                make_graph(graph, graph.edge_set(shape_.hidden_name, shape_.data_name))) {
-  const bool recompute = config.recompute != Recompute::none;
+  const bool recompute = config.recompute >= Recompute::block;
   switch (config.processor.kind) {
     case ProcessorKind::graph_transformer: {
       const EdgeSet& edges = graph.edge_set(shape_.hidden_name, shape_.hidden_name);
@@ -98,23 +102,22 @@ void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outp
   const Arena::Mark begin = ctx.arena().mark(Keep::saved);
   const Scope scope(ctx);
   const Keep keep = keep_if(saved);
-  const DType dtype = in.x.dtype();
   const int64_t data_rows = in.x.rows(), hidden_rows = num_items(in.x) * num_hidden_nodes();
   Saved s;
   s.begin = begin;
 
   {
     const OwnerScope owner(ctx, "inputs");
-    s.data = ctx.alloc(keep, dtype, {data_rows, input_columns() + data_attributes_.num_columns()});
+    s.data = alloc_aligned_rows(ctx, keep, dtype_, data_rows, input_columns() + data_attributes_.num_columns());
     run(ctx, Copy{.x = in.x, .y = s.data.columns({0, input_columns()})});
     data_attributes_.forward(ctx, s.data.columns({input_columns(), s.data.cols()}));
-    s.hidden = ctx.alloc(keep, dtype, {num_hidden_nodes(), hidden_attributes_.num_columns()});
+    s.hidden = alloc_aligned_rows(ctx, keep, dtype_, num_hidden_nodes(), hidden_attributes_.num_columns());
     hidden_attributes_.forward(ctx, s.hidden);
     s.encoder_edges = encoder_edges_.forward(ctx, keep);
     s.decoder_edges = decoder_edges_.forward(ctx, keep);
     if (processor_edges_) s.processor_edges = processor_edges_->forward(ctx, keep);
-    s.latent = ctx.alloc(keep, dtype, {hidden_rows, num_channels_});
-    s.processed = processor_ ? ctx.alloc(keep, dtype, {hidden_rows, num_channels_}) : s.latent;
+    s.latent = ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_});
+    s.processed = processor_ ? ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_}) : s.latent;
   }
   {
     const OwnerScope owner(ctx, "encoder");
@@ -128,7 +131,8 @@ void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outp
     if (latent_skip_) run(ctx, Add{.a = s.processed, .b = s.latent, .y = s.processed});
   }
   Tensor y = out.y;  // backward of a bounding reads the values before it, so they are needed even if y is not
-  if (!y && saved && !shape_.boundings.empty()) y = ctx.alloc(Keep::scratch, dtype, {data_rows, output_columns()});
+  if (!y && saved && !shape_.boundings.empty())
+    y = ctx.alloc(Keep::scratch, outer_dtype(), {data_rows, output_columns()});
   {
     const OwnerScope owner(ctx, "decoder");
     decoder_.forward(ctx, {.x_src = s.processed, .x_dst = s.data, .edge_attributes = s.decoder_edges}, {.x_dst = y},
@@ -167,12 +171,11 @@ void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Sav
                                        const Inputs& d_in) const {
   {
     const Scope scope(ctx);
-    const DType dtype = in.x.dtype();
-    const int64_t data_rows = in.x.rows(), hidden_rows = num_items(in.x) * num_hidden_nodes();
+    const int64_t items = num_items(in.x), data_rows = in.x.rows(), hidden_rows = items * num_hidden_nodes();
 
     Tensor d_y = d_out.y;
     if (!saved.before_bounding.empty()) {
-      d_y = ctx.alloc(Keep::scratch, dtype, {data_rows, output_columns()});
+      d_y = ctx.alloc(Keep::scratch, outer_dtype(), {data_rows, output_columns()});
       run(ctx, Copy{.x = d_out.y, .y = d_y});
       size_t n = saved.before_bounding.size();
       for (int64_t t = shape_.num_output_steps; t-- > 0;)
@@ -192,16 +195,20 @@ void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Sav
                             .y_columns = shape_.input_prognostic});
     }
 
-    // Gradients of the node features: all columns if x wants its own, else the trainable ones, which stand last.
-    const auto feature_gradient = [&](int64_t rows, const Tensor& features, int64_t num_trainable, bool all) {
-      const int64_t cols = all ? features.cols() : num_trainable;
-      return cols > 0 ? ctx.alloc(Keep::scratch, dtype, {rows, cols}) : Tensor();
-    };
-    const Tensor d_data = feature_gradient(data_rows, saved.data, data_attributes_.num_trainable(), bool(d_in.x));
-    const Tensor d_latent = ctx.alloc(Keep::scratch, dtype, {hidden_rows, num_channels_});
+    // Where both mappers add the gradient of the data nodes' features: of all columns if x wants its own, else of the
+    // trainable ones, which stand last and belong to one item as they are.
+    Tensor d_data = data_attributes_.gradient();
+    const bool sum_items = d_in.x || (d_data && items > 1);
+    if (sum_items) {
+      d_data = ctx.alloc(Keep::scratch, outer_dtype(),
+                         {data_rows, d_in.x ? saved.data.cols() : data_attributes_.num_trainable()});
+      run(ctx, Fill{.y = d_data, .value = 0});
+    }
+    const Tensor d_latent = ctx.alloc(Keep::scratch, residual_dtype_, {hidden_rows, num_channels_});
     {
       const Scope processed(ctx);
-      const Tensor d_processed = processor_ ? ctx.alloc(Keep::scratch, dtype, {hidden_rows, num_channels_}) : d_latent;
+      const Tensor d_processed =
+          processor_ ? ctx.alloc(Keep::scratch, residual_dtype_, {hidden_rows, num_channels_}) : d_latent;
       {
         const OwnerScope owner(ctx, "decoder");
         decoder_.backward(ctx, {.x_src = saved.processed, .x_dst = saved.data, .edge_attributes = saved.decoder_edges},
@@ -216,21 +223,14 @@ void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Sav
         if (latent_skip_) run(ctx, Add{.a = d_latent, .b = d_processed, .y = d_latent});
       }
     }
-    const Tensor d_data_encoder =
-        feature_gradient(data_rows, saved.data, data_attributes_.num_trainable(), bool(d_in.x));
-    const Tensor d_hidden =
-        feature_gradient(num_hidden_nodes(), saved.hidden, hidden_attributes_.num_trainable(), false);
     {
       const OwnerScope owner(ctx, "encoder");
-      encoder_.backward(ctx, {.x_src = saved.data, .x_dst = saved.hidden, .edge_attributes = saved.encoder_edges},
-                        saved.encoder, {.x_dst = d_latent},
-                        {.x_src = d_data_encoder, .x_dst = d_hidden, .edge_attributes = encoder_edges_.gradient()});
+      encoder_.backward(
+          ctx, {.x_src = saved.data, .x_dst = saved.hidden, .edge_attributes = saved.encoder_edges}, saved.encoder,
+          {.x_dst = d_latent},
+          {.x_src = d_data, .x_dst = hidden_attributes_.gradient(), .edge_attributes = encoder_edges_.gradient()});
     }
-    if (d_hidden) hidden_attributes_.backward(ctx, d_hidden);
-    if (d_data) {
-      run(ctx, Add{.a = d_data, .b = d_data_encoder, .y = d_data});
-      data_attributes_.backward(ctx, d_data);
-    }
+    if (sum_items) data_attributes_.backward(ctx, d_data);
     if (d_in.x) run(ctx, Add{.a = d_in.x, .b = d_data.columns({0, input_columns()}), .y = d_in.x});
   }
   ctx.arena().rewind(Keep::saved, saved.begin);

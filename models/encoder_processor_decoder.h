@@ -23,6 +23,8 @@ namespace boreas {
 ///
 /// Shapes   x: [items * N_data, T_i * V_i]   y: [items * N_data, T_o * V_o]; items = batch * members, item-major;
 ///          columns time-major: column t * V + v
+/// Types    x, y and their gradients: accumulator type of the weights' type T (f32 where T is bf16), and with them the
+///          prognostic residual and the boundings; inside T, the residual stream T or with residual_dtype f32 wider
 /// Names    those of the reference implementation: encoder.<data>, processor, decoder.<data>, node_attributes,
 ///          encoder_graph_provider.<data>.trainable.trainable, ...
 /// Errors   config: heads do not divide channels, a graph without the edges that the model needs;  shape: x or y
@@ -51,12 +53,15 @@ class EncoderProcessorDecoder {
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
   const ModelShape& shape() const { return shape_; }
+  const Mapper& encoder() const { return encoder_; }
+  const Mapper& decoder() const { return decoder_; }
   int64_t num_data_nodes() const { return data_attributes_.num_nodes(); }
   int64_t num_hidden_nodes() const { return hidden_attributes_.num_nodes(); }
   int64_t input_columns() const { return shape_.num_input_steps * shape_.num_inputs; }
   int64_t output_columns() const { return shape_.num_output_steps * shape_.num_outputs; }
 
  private:
+  DType outer_dtype() const { return accumulator_of(dtype_); }
   int64_t num_items(const Tensor& x) const;
   Tensor output_step(const Tensor& y, int64_t step) const;
   Tensor latest_input(const Tensor& x) const;
@@ -65,6 +70,7 @@ class EncoderProcessorDecoder {
   ModelShape shape_;
   int64_t num_channels_;
   bool latent_skip_;
+  DType dtype_, residual_dtype_;
   NodeAttributes data_attributes_, hidden_attributes_;
   EdgeAttributes encoder_edges_, decoder_edges_;
   std::optional<EdgeAttributes> processor_edges_;  // graph transformer only

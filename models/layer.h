@@ -36,18 +36,21 @@ concept Layer = requires(const L& layer, Context& ctx, const typename L::Inputs&
 
 /// What forward does not keep and backward computes again. Each level contains the ones before it.
 enum class Recompute : uint8_t {
-  none,   ///< keep all
-  block,  ///< processor blocks and mapper chunks
-  step    ///< whole steps of a rollout, and blocks inside them
+  none,     ///< keep all
+  mappers,  ///< encoder and decoder, chunk by chunk
+  block,    ///< and processor blocks
+  step      ///< and whole steps of a rollout
 };
 template <>
 struct EnumNames<Recompute> {
-  static constexpr std::array values{std::pair{Recompute::none, std::string_view("none")},
-                                     std::pair{Recompute::block, std::string_view("block")},
-                                     std::pair{Recompute::step, std::string_view("step")}};
+  static constexpr std::array values{
+      std::pair{Recompute::none, std::string_view("none")}, std::pair{Recompute::mappers, std::string_view("mappers")},
+      std::pair{Recompute::block, std::string_view("block")}, std::pair{Recompute::step, std::string_view("step")}};
 };
 
-/// The save-or-recompute pair: with `recompute`, forward keeps nothing and backward runs forward again first.
+/// The save-or-recompute pair: with `recompute`, forward keeps nothing and backward runs forward again first. What is
+/// saved then lives for that backward only, so a layer whose Saved has the flag `brief` may keep more there than it
+/// would for a whole step.
 template <Layer L>
 void run_forward(Context& ctx, const L& layer, bool recompute, const typename L::Inputs& in,
                  const typename L::Outputs& out, typename L::Saved* saved) {
@@ -62,8 +65,15 @@ void run_backward(Context& ctx, const L& layer, bool recompute, const typename L
     return;
   }
   typename L::Saved again;
+  if constexpr (requires { again.brief; }) again.brief = true;
   layer.forward(ctx, in, {}, &again);
   layer.backward(ctx, in, again, d_out, d_in);
+}
+
+/// Like Context::alloc, with rows that begin at multiples of 8 elements, so that kernels can read them in whole
+/// vectors.
+inline Tensor alloc_aligned_rows(Context& ctx, Keep end, DType dtype, int64_t rows, int64_t cols) {
+  return ctx.alloc(end, dtype, {rows, (cols + 7) / 8 * 8}).columns({0, cols});
 }
 
 /// Which end of the arena holds what backward will read, when there is a backward.

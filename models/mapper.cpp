@@ -1,6 +1,5 @@
 #include "models/mapper.h"
 
-#include "kernels/core/partition.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/gather_rows/gather_rows.h"
 
@@ -10,7 +9,7 @@ Mapper::Mapper(ParameterStore& store, const std::string& prefix, const BlockShap
                Graph graph)
     : shape_(shape),
       options_(options),
-      graph_(make_sharded_graph(std::move(graph), options.num_chunks)),
+      graph_(make_sharded_graph(std::move(graph), options.num_chunks, store.device())),
       embed_dst_(store, join_name(prefix, "emb_nodes_dst"), options.dst_channels, shape.num_channels),
       src_projection_(LayerNorm(store, join_name(prefix, "proc.layer_norm_attention_src"), shape.num_channels),
                       Linear(store, join_name(prefix, "proc"),
@@ -40,49 +39,47 @@ Mapper::Mapper(ParameterStore& store, const std::string& prefix, const BlockShap
 }
 
 int64_t Mapper::num_items(const Inputs& in) const {
-  const int64_t num_src = graph_.whole.num_src(), num_dst = graph_.whole.num_dst();
+  const int64_t num_src = graph_.num_src, num_dst = graph_.num_dst;
   const int64_t items = num_src > 0 ? in.x_src.rows() / num_src : 0;
-  const int64_t wanted = options_.kind == Kind::encoder ? num_dst : items * num_dst;
+  const int64_t wanted = is_encoder() ? num_dst : items * num_dst;
   BOREAS_CHECK(items * num_src == in.x_src.rows() && wanted == in.x_dst.rows(), shape,
                "mapper: x_src is {} and x_dst {}; expected {} rows for each item of x_src and {} rows {}",
                to_string(in.x_src), to_string(in.x_dst), num_src, num_dst,
-               options_.kind == Kind::encoder ? "of x_dst" : "for each item of x_dst");
+               is_encoder() ? "of x_dst" : "for each item of x_dst");
   return items;
 }
 
-Range Mapper::source_block(int64_t i) const {
-  return Partition::balanced(graph_.whole.num_src(), graph_.num_chunks())[i];
+Tensor Mapper::gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) const {
+  if (!chunk.src_ids) return x_src;
+  const Tensor y = alloc_aligned_rows(ctx, Keep::scratch, x_src.dtype(), chunk.graph.num_src(), x_src.cols());
+  run(ctx, GatherRows{.x = x_src, .ids = chunk.src_ids, .y = y});
+  return y;
 }
 
-Mapper::SourceBlock Mapper::project_block(Context& ctx, const Tensor& x_src, const Tensor& keys_values,
-                                          Keep keep) const {
-  SourceBlock block{.x = x_src, .projection = {}};
-  if (embed_src_) {
-    block.x = ctx.alloc(keep, x_src.dtype(), {x_src.rows(), shape_.num_channels});
-    embed_src_->forward(ctx, x_src, block.x);
-  }
-  src_projection_.forward(ctx, {.x = block.x}, {.y = keys_values}, keep == Keep::saved ? &block.projection : nullptr);
-  return block;
-}
-
-Mapper::Sources Mapper::project_sources(Context& ctx, const Tensor& x_src, Keep keep) const {
+Mapper::Sources Mapper::project_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, Keep keep,
+                                        bool brief) const {
+  const int64_t rows = chunk.graph.num_src();
   Sources sources;
-  sources.keys_values = ctx.alloc(keep, x_src.dtype(), {x_src.rows(), 2 * shape_.attention_channels});
+  sources.projection.brief = brief;
+  sources.keys_values = ctx.alloc(keep, dtype(), {rows, 2 * shape_.attention_channels});
   sources.k_stats = k_norm_.alloc_stats(ctx, keep, first_half(sources.keys_values));
-  for (int64_t i = 0; i < graph_.num_chunks(); ++i) {
-    const Scope scope(ctx);
-    const Range rows = source_block(i);
-    const SourceBlock block = project_block(ctx, x_src.slice(rows), sources.keys_values.slice(rows), keep);
-    if (keep == Keep::saved) sources.blocks.push_back(block);
+  const Scope scope(ctx);
+  Tensor x = gather(ctx, chunk, x_src);
+  if (embed_src_) {
+    sources.x = ctx.alloc(keep, dtype(), {rows, shape_.num_channels});
+    embed_src_->forward(ctx, x, sources.x);
+    x = sources.x;
   }
+  src_projection_.forward(ctx, {.x = x}, {.y = sources.keys_values},
+                          keep == Keep::saved ? &sources.projection : nullptr);
   return sources;
 }
 
-Mapper::Destinations Mapper::project_destinations(Context& ctx, const Tensor& x_dst, Keep keep) const {
-  const DType dtype = x_dst.dtype();
+Mapper::Destinations Mapper::project_destinations(Context& ctx, const Tensor& x_dst, Keep keep, bool brief) const {
   Destinations destinations;
-  destinations.x = ctx.alloc(keep, dtype, {x_dst.rows(), shape_.num_channels});
-  destinations.queries = ctx.alloc(keep, dtype, {x_dst.rows(), 2 * shape_.attention_channels});
+  destinations.projection.brief = brief;
+  destinations.x = ctx.alloc(keep, residual_dtype(), {x_dst.rows(), shape_.num_channels});
+  destinations.queries = ctx.alloc(keep, dtype(), {x_dst.rows(), 2 * shape_.attention_channels});
   destinations.q_stats = q_norm_.alloc_stats(ctx, keep, first_half(destinations.queries));
   embed_dst_.forward(ctx, x_dst, destinations.x);
   dst_projection_.forward(ctx, {.x = destinations.x}, {.y = destinations.queries},
@@ -90,26 +87,24 @@ Mapper::Destinations Mapper::project_destinations(Context& ctx, const Tensor& x_
   return destinations;
 }
 
-void Mapper::backward_sources(Context& ctx, const Tensor& x_src, const Sources& sources, const Tensor& d_keys_values,
-                              const Tensor& d_x_src) const {
+void Mapper::backward_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, const Sources& sources,
+                              const Tensor& d_keys_values, const Tensor& d_x_src) const {
+  const Scope scope(ctx);
   k_norm_.backward(ctx, first_half(sources.keys_values), sources.k_stats, first_half(d_keys_values));
-  for (int64_t i = graph_.num_chunks(); i-- > 0;) {
-    const Scope scope(ctx);
-    const Arena::Mark begin = ctx.arena().mark(Keep::saved);
-    const Range rows = source_block(i);
-    const bool again = sources.blocks.empty();
-    const SourceBlock block =
-        again ? project_block(ctx, x_src.slice(rows), {}, Keep::saved) : sources.blocks[size_t(i)];
-    const Tensor d_x_rows = d_x_src ? d_x_src.slice(rows) : Tensor();
-    const Tensor d_x =
-        embed_src_ ? ctx.alloc(Keep::scratch, x_src.dtype(), {rows.size(), shape_.num_channels}) : d_x_rows;
-    src_projection_.backward(ctx, {.x = block.x}, block.projection, {.y = d_keys_values.slice(rows)}, {.x = d_x});
-    if (embed_src_) {
-      embed_src_->backward_parameters(ctx, x_src.slice(rows), d_x);
-      if (d_x_rows) embed_src_->backward_input(ctx, d_x, d_x_rows);
-    }
-    if (again) ctx.arena().rewind(Keep::saved, begin);
+  const Tensor features = gather(ctx, chunk, x_src), x = embed_src_ ? sources.x : features;
+  const bool gathered = bool(chunk.src_ids);
+  Tensor d_rows;  // of the chunk's sources
+  if (embed_src_ || (gathered && d_x_src)) d_rows = ctx.alloc(Keep::scratch, x.dtype(), {x.rows(), x.cols()});
+  src_projection_.backward(ctx, {.x = x}, sources.projection, {.y = d_keys_values}, {.x = d_rows ? d_rows : d_x_src});
+  if (embed_src_) {
+    embed_src_->backward_parameters(ctx, features, d_rows);
+    if (!d_x_src) return;
+    if (!gathered) return embed_src_->backward_input(ctx, d_rows, d_x_src, true);
+    const Tensor d_features = alloc_aligned_rows(ctx, Keep::scratch, dtype(), x.rows(), d_x_src.cols());
+    embed_src_->backward_input(ctx, d_rows, d_features);
+    d_rows = d_features;
   }
+  if (d_x_src && gathered) run(ctx, ScatterAddRows{.x = d_rows, .ids = chunk.src_ids, .y = d_x_src});
 }
 
 void Mapper::backward_destinations(Context& ctx, const Tensor& x_dst, const Destinations& destinations,
@@ -117,213 +112,177 @@ void Mapper::backward_destinations(Context& ctx, const Tensor& x_dst, const Dest
   q_norm_.backward(ctx, first_half(destinations.queries), destinations.q_stats, first_half(d_queries));
   dst_projection_.backward(ctx, {.x = destinations.x}, destinations.projection, {.y = d_queries}, {.x = d_x}, d_x);
   embed_dst_.backward_parameters(ctx, x_dst, d_x);
-  if (d_x_dst) embed_dst_.backward_input(ctx, d_x, d_x_dst);
+  if (d_x_dst) embed_dst_.backward_input(ctx, d_x, d_x_dst, true);
 }
 
-Tensor Mapper::gather(Context& ctx, const ShardedGraph::Chunk& chunk, const Tensor& x) const {
-  if (!chunk.src_ids) return x;
-  const Tensor y = ctx.alloc(Keep::scratch, x.dtype(), {chunk.graph->num_src(), x.cols()});
-  run(ctx, GatherRows{.x = x, .ids = chunk.src_ids, .y = y});
-  return y;
-}
-
-void Mapper::forward_chunk(Context& ctx, const ShardedGraph::Chunk& chunk, const Item& item, const Tensor& y,
+void Mapper::forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const Tensor& y,
                            ChunkSaved* saved) const {
-  const Arena::Mark begin = ctx.arena().mark(Keep::saved);
+  ChunkSaved s{.begin = ctx.arena().mark(Keep::saved), .brief = saved && saved->brief};
+  s.feed_forward.brief = s.extractor.brief = s.brief;
   const Scope scope(ctx);
   const Keep keep = keep_if(saved);
-  const DType dtype = item.k.dtype();
   const int64_t rows = chunk.dst.size();
-  const bool shared = options_.kind == Kind::encoder;
 
-  Destinations destinations;
-  Tensor x, queries;
-  if (shared) {
-    x = item.shared.x.slice(chunk.dst);
-    queries = item.shared.queries.slice(chunk.dst);
-  } else {
-    destinations = project_destinations(ctx, item.x_dst.slice(chunk.dst), keep);
-    x = destinations.x;
-    queries = destinations.queries;
-  }
+  s.sources = project_sources(ctx, chunk, item.x_src, keep, s.brief);
+  if (!is_encoder()) s.destinations = project_destinations(ctx, item.x_dst.slice(chunk.dst), keep, s.brief);
+  const Tensor x = is_encoder() ? item.shared.x.slice(chunk.dst) : s.destinations.x;
+  const Tensor queries = is_encoder() ? item.shared.queries.slice(chunk.dst) : s.destinations.queries;
   // r is read once: p takes its place, unless other items need it too.
   const Tensor r = second_half(queries);
-  const Tensor p = shared ? ctx.alloc(keep, dtype, {rows, shape_.attention_channels}) : r;
-  const Tensor attention_stats = attention_.alloc_stats(ctx, keep, p);
+  s.attended = is_encoder() ? ctx.alloc(keep, dtype(), {rows, shape_.attention_channels}) : r;
+  s.attention_stats = attention_.alloc_stats(ctx, keep, r);
   {
     const Scope heads(ctx);
-    const Tensor q = shared ? item.q.slice(chunk.dst) : q_norm_.forward(ctx, first_half(queries), destinations.q_stats);
     attention_.forward(ctx,
-                       {.graph = chunk.graph,
-                        .q = q,
-                        .k = gather(ctx, chunk, item.k),
-                        .v = gather(ctx, chunk, item.v),
+                       {.graph = &chunk.graph,
+                        .q = is_encoder() ? item.q.slice(chunk.dst)
+                                          : q_norm_.forward(ctx, first_half(queries), s.destinations.q_stats),
+                        .k = k_norm_.forward(ctx, first_half(s.sources.keys_values), s.sources.k_stats),
+                        .v = second_half(s.sources.keys_values),
                         .features = item.features.slice(chunk.edges)},
-                       r, p, attention_stats);
+                       r, s.attended, s.attention_stats);
   }
-  const Tensor middle = ctx.alloc(keep, dtype, {rows, shape_.num_channels});
-  projection_.forward(ctx, p, middle, x);
-  const Tensor last = extractor_ ? ctx.alloc(keep, dtype, {rows, shape_.num_channels}) : y;
-  if (saved)
-    *saved = {.begin = begin,
-              .destinations = destinations,
-              .attention_stats = attention_stats,
-              .attended = p,
-              .middle = middle,
-              .last = last,
-              .feed_forward = {},
-              .extractor = {}};
-  feed_forward_.forward(ctx, {.x = middle}, {.y = last}, saved ? &saved->feed_forward : nullptr);
-  if (extractor_) extractor_->forward(ctx, {.x = last}, {.y = y}, saved ? &saved->extractor : nullptr);
+  s.middle = ctx.alloc(keep, x.dtype(), {rows, shape_.num_channels});
+  projection_.forward(ctx, s.attended, s.middle, x);
+  s.last = extractor_ ? ctx.alloc(keep, x.dtype(), {rows, shape_.num_channels}) : y;
+  feed_forward_.forward(ctx, {.x = s.middle}, {.y = s.last}, saved ? &s.feed_forward : nullptr);
+  if (extractor_) extractor_->forward(ctx, {.x = s.last}, {.y = y}, saved ? &s.extractor : nullptr);
+  if (saved) *saved = std::move(s);
 }
 
-void Mapper::backward_chunk(Context& ctx, const ShardedGraph::Chunk& chunk, const Item& item, const ChunkSaved& saved,
+void Mapper::backward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const ChunkSaved& saved,
                             const ItemGradient& d) const {
   {
     const Scope scope(ctx);
-    const DType dtype = item.k.dtype();
     const int64_t rows = chunk.dst.size();
-    const bool shared = options_.kind == Kind::encoder;
     // The first item to come writes the shared gradients, the others add to them.
-    const bool in_place = shared && d.first;
-    const auto gradient = [&](const Tensor& total, int64_t cols) {
-      return in_place ? total.slice(chunk.dst) : ctx.alloc(Keep::scratch, dtype, {rows, cols});
+    const bool in_place = is_encoder() && d.first;
+    const auto gradient = [&](const Tensor& total, DType type, int64_t cols) {
+      return in_place ? total.slice(chunk.dst) : ctx.alloc(Keep::scratch, type, {rows, cols});
     };
-    const Tensor d_middle = gradient(d.shared_x, shape_.num_channels);
-    const Tensor d_queries = gradient(d.shared_queries, 2 * shape_.attention_channels);
+    const Tensor d_middle = gradient(d.shared_x, residual_dtype(), shape_.num_channels);
     {
       const Scope tail(ctx);
       Tensor d_last = d.y.slice(chunk.dst);
       if (extractor_) {
         const Tensor d_y = d_last;
-        d_last = ctx.alloc(Keep::scratch, dtype, {rows, shape_.num_channels});
+        d_last = ctx.alloc(Keep::scratch, residual_dtype(), {rows, shape_.num_channels});
         extractor_->backward(ctx, {.x = saved.last}, saved.extractor, {.y = d_y}, {.x = d_last});
       }
       feed_forward_.backward(ctx, {.x = saved.middle}, saved.feed_forward, {.y = d_last}, {.x = d_middle});
     }
-    const Tensor d_p = second_half(d_queries);  // of the attention and of r
-    projection_.backward_parameters(ctx, saved.attended, d_middle);
-    projection_.backward_input(ctx, d_middle, d_p);
+    const Tensor d_keys_values =
+        ctx.alloc(Keep::scratch, dtype(), {chunk.graph.num_src(), 2 * shape_.attention_channels});
     {
-      const Scope heads(ctx);
-      const bool gathered = bool(chunk.src_ids);
-      const auto source_gradient = [&](const Tensor& total) {
-        return gathered ? ctx.alloc(Keep::scratch, dtype, {chunk.graph->num_src(), shape_.attention_channels}) : total;
-      };
-      const Tensor d_k = source_gradient(d.k), d_v = source_gradient(d.v);
-      const Tensor q = shared
-                           ? item.q.slice(chunk.dst)
-                           : q_norm_.forward(ctx, first_half(saved.destinations.queries), saved.destinations.q_stats);
-      attention_.backward(ctx,
-                          {.graph = chunk.graph,
-                           .q = q,
-                           .k = gather(ctx, chunk, item.k),
-                           .v = gather(ctx, chunk, item.v),
-                           .features = item.features.slice(chunk.edges)},
-                          saved.attention_stats, d_p,
-                          {.graph = chunk.graph,
-                           .q = first_half(d_queries),
-                           .k = d_k,
-                           .v = d_v,
-                           .features = d.features ? d.features.slice(chunk.edges) : Tensor()});
-      if (gathered) {
-        run(ctx, ScatterAddRows{.x = d_k, .ids = chunk.src_ids, .y = d.k});
-        run(ctx, ScatterAddRows{.x = d_v, .ids = chunk.src_ids, .y = d.v});
+      const Scope destinations(ctx);
+      const Tensor d_queries = gradient(d.shared_queries, dtype(), 2 * shape_.attention_channels);
+      const Tensor d_p = second_half(d_queries);  // of the attention and of r
+      projection_.backward_parameters(ctx, saved.attended, d_middle);
+      projection_.backward_input(ctx, d_middle, d_p);
+      {
+        const Scope heads(ctx);
+        const Tensor q = is_encoder()
+                             ? item.q.slice(chunk.dst)
+                             : q_norm_.forward(ctx, first_half(saved.destinations.queries), saved.destinations.q_stats);
+        attention_.backward(ctx,
+                            {.graph = &chunk.graph,
+                             .q = q,
+                             .k = k_norm_.forward(ctx, first_half(saved.sources.keys_values), saved.sources.k_stats),
+                             .v = second_half(saved.sources.keys_values),
+                             .features = item.features.slice(chunk.edges)},
+                            saved.attention_stats, d_p,
+                            {.graph = &chunk.graph,
+                             .q = first_half(d_queries),
+                             .k = first_half(d_keys_values),
+                             .v = second_half(d_keys_values),
+                             .features = d.features ? d.features.slice(chunk.edges) : Tensor()});
+      }
+      if (!is_encoder()) {
+        backward_destinations(ctx, item.x_dst.slice(chunk.dst), saved.destinations, d_queries, d_middle,
+                              d.x_dst ? d.x_dst.slice(chunk.dst) : Tensor());
+      } else if (!in_place) {
+        const Tensor x = d.shared_x.slice(chunk.dst), queries = d.shared_queries.slice(chunk.dst);
+        run(ctx, Add{.a = x, .b = d_middle, .y = x});
+        run(ctx, Add{.a = queries, .b = d_queries, .y = queries});
       }
     }
-    if (!shared) {
-      backward_destinations(ctx, item.x_dst.slice(chunk.dst), saved.destinations, d_queries, d_middle,
-                            d.x_dst ? d.x_dst.slice(chunk.dst) : Tensor());
-    } else if (!in_place) {
-      const Tensor x = d.shared_x.slice(chunk.dst), queries = d.shared_queries.slice(chunk.dst);
-      run(ctx, Add{.a = x, .b = d_middle, .y = x});
-      run(ctx, Add{.a = queries, .b = d_queries, .y = queries});
-    }
+    backward_sources(ctx, chunk, item.x_src, saved.sources, d_keys_values, d.x_src);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);
 }
 
 void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
-  if (saved) *saved = {.begin = ctx.arena().mark(Keep::saved), .shared = {}, .items = {}};
-  const int64_t items = num_items(in), num_src = graph_.whole.num_src(), num_dst = graph_.whole.num_dst();
-  if (saved && options_.recompute) saved = nullptr;
+  if (saved) saved->begin = ctx.arena().mark(Keep::saved);
+  const int64_t items = num_items(in), num_src = graph_.num_src, num_dst = graph_.num_dst;
+  if (saved && options_.recompute) {
+    if (!out.x_dst) return;
+    saved = nullptr;
+  }
   const Keep keep = keep_if(saved);
   const Scope scope(ctx);
 
   Item item;
   item.features = attention_.features(ctx, in.edge_attributes);
-  if (options_.kind == Kind::encoder) {
-    item.shared = project_destinations(ctx, in.x_dst, keep);
+  if (is_encoder()) {
+    item.shared = project_destinations(ctx, in.x_dst, keep, false);
     item.q = q_norm_.forward(ctx, first_half(item.shared.queries), item.shared.q_stats);
     if (saved) saved->shared = item.shared;
   }
   for (int64_t i = 0; i < items; ++i) {
-    const Scope item_scope(ctx);
-    ItemSaved* const item_saved = saved ? &saved->items.emplace_back() : nullptr;
-    if (item_saved) item_saved->begin = ctx.arena().mark(Keep::saved);
     const Range dst{i * num_dst, (i + 1) * num_dst};
-    const Sources sources = project_sources(ctx, in.x_src.slice({i * num_src, (i + 1) * num_src}), keep);
-    item.k = k_norm_.forward(ctx, first_half(sources.keys_values), sources.k_stats);
-    item.v = second_half(sources.keys_values);
-    if (options_.kind == Kind::decoder) item.x_dst = in.x_dst.slice(dst);
-    if (item_saved) item_saved->sources = sources;
+    item.x_src = in.x_src.slice({i * num_src, (i + 1) * num_src});
+    if (!is_encoder()) item.x_dst = in.x_dst.slice(dst);
     for (int64_t c = 0; c < graph_.num_chunks(); ++c) {
-      const ShardedGraph::Chunk chunk = graph_.chunk(c);
+      const Subgraph& chunk = graph_.chunks[size_t(c)];
       const OwnerScope owner(ctx, fmt::format("chunk {}", c));
       forward_chunk(ctx, chunk, item, out.x_dst ? out.x_dst.slice(dst).slice(chunk.dst) : Tensor(),
-                    item_saved ? &item_saved->chunks.emplace_back() : nullptr);
+                    saved ? &saved->chunks.emplace_back() : nullptr);
     }
   }
 }
 
 void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,
                       const Inputs& d_in) const {
-  const bool encoder = options_.kind == Kind::encoder;
-  const int64_t items = num_items(in), num_src = graph_.whole.num_src(), num_dst = graph_.whole.num_dst();
-  const DType dtype = in.x_src.dtype();
+  const int64_t items = num_items(in), num_src = graph_.num_src, num_dst = graph_.num_dst;
+  const int64_t num_chunks = graph_.num_chunks();
   {
     const Scope scope(ctx);
     Item item;
     ItemGradient d;
     item.features = attention_.features(ctx, in.edge_attributes);
     d.features = attention_.start_gradient(ctx, in.edge_attributes, d_in.edge_attributes);
-    if (encoder) {
-      item.shared = options_.recompute ? project_destinations(ctx, in.x_dst, Keep::saved) : saved.shared;
+    if (is_encoder()) {
+      item.shared = options_.recompute ? project_destinations(ctx, in.x_dst, Keep::saved, true) : saved.shared;
       item.q = q_norm_.forward(ctx, first_half(item.shared.queries), item.shared.q_stats);
-      d.shared_x = ctx.alloc(Keep::scratch, dtype, {num_dst, shape_.num_channels});
-      d.shared_queries = ctx.alloc(Keep::scratch, dtype, {num_dst, 2 * shape_.attention_channels});
+      d.shared_x = ctx.alloc(Keep::scratch, residual_dtype(), {num_dst, shape_.num_channels});
+      d.shared_queries = ctx.alloc(Keep::scratch, dtype(), {num_dst, 2 * shape_.attention_channels});
     }
     for (int64_t i = items; i-- > 0;) {
       const Scope item_scope(ctx);
       const Range src{i * num_src, (i + 1) * num_src}, dst{i * num_dst, (i + 1) * num_dst};
-      ItemSaved again;
-      if (options_.recompute)
-        again = {.begin = ctx.arena().mark(Keep::saved),
-                 .sources = project_sources(ctx, in.x_src.slice(src), Keep::scratch),
-                 .chunks = {}};
-      const ItemSaved& item_saved = options_.recompute ? again : saved.items[size_t(i)];
-      const Sources& sources = item_saved.sources;
-      const Tensor d_keys_values = ctx.alloc(Keep::scratch, dtype, {num_src, 2 * shape_.attention_channels});
-      if (graph_.num_chunks() > 1) run(ctx, Fill{.y = d_keys_values, .value = 0});
-      item.k = k_norm_.forward(ctx, first_half(sources.keys_values), sources.k_stats);
-      item.v = second_half(sources.keys_values);
-      if (!encoder) item.x_dst = in.x_dst.slice(dst);
+      item.x_src = in.x_src.slice(src);
+      if (!is_encoder()) item.x_dst = in.x_dst.slice(dst);
       d.y = d_out.x_dst.slice(dst);
-      if (!encoder && d_in.x_dst) d.x_dst = d_in.x_dst.slice(dst);
-      d.k = first_half(d_keys_values);
-      d.v = second_half(d_keys_values);
-      for (int64_t c = graph_.num_chunks(); c-- > 0;) {
-        const ShardedGraph::Chunk chunk = graph_.chunk(c);
+      if (!is_encoder() && d_in.x_dst) d.x_dst = d_in.x_dst.slice(dst);
+      const Tensor d_x_src = d_in.x_src ? d_in.x_src.slice(src) : Tensor();
+      d.x_src = d_x_src;
+      if (d_x_src && !is_encoder() && num_chunks > 1) {  // chunks share sources: their sum is kept in the wider type
+        const DType wide = accumulator_of(dtype());
+        if (wide != d_x_src.dtype()) d.x_src = ctx.alloc(Keep::scratch, wide, {num_src, d_x_src.cols()});
+        run(ctx, Fill{.y = d.x_src, .value = 0});
+      }
+      for (int64_t c = num_chunks; c-- > 0;) {
+        const Subgraph& chunk = graph_.chunks[size_t(c)];
         const OwnerScope owner(ctx, fmt::format("chunk {}", c));
-        ChunkSaved chunk_again;
-        if (options_.recompute) forward_chunk(ctx, chunk, item, {}, &chunk_again);
-        backward_chunk(ctx, chunk, item, options_.recompute ? chunk_again : item_saved.chunks[size_t(c)], d);
+        ChunkSaved again;
+        again.brief = true;
+        if (options_.recompute) forward_chunk(ctx, chunk, item, {}, &again);
+        backward_chunk(ctx, chunk, item, options_.recompute ? again : saved.chunks[size_t(i * num_chunks + c)], d);
       }
       d.first = false;
-      backward_sources(ctx, in.x_src.slice(src), sources, d_keys_values, d_in.x_src ? d_in.x_src.slice(src) : Tensor());
-      ctx.arena().rewind(Keep::saved, item_saved.begin);
+      if (d_x_src && d.x_src.data() != d_x_src.data()) run(ctx, Copy{.x = d.x_src, .y = d_x_src});
     }
-    if (encoder && items > 0)
+    if (is_encoder() && items > 0)
       backward_destinations(ctx, in.x_dst, item.shared, d.shared_queries, d.shared_x, d_in.x_dst);
     attention_.finish_gradient(ctx, in.edge_attributes, d.features, d_in.edge_attributes);
   }

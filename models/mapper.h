@@ -23,15 +23,21 @@ namespace boreas {
 /// Encoder: x_dst is [N_dst, .] and the same for all items, so d, q and r are computed once for all of them.
 /// Decoder: x_dst is [items * N_dst, .].
 ///
-/// Memory. Items follow one another; within an item, keys and values are computed once for all sources; then chunks of
-/// destinations follow one another, each with only the rows of its own sources. The result does not depend on the
-/// number of chunks (beyond rounding). Without recompute all is kept for backward but norms and activations. With
-/// recompute nothing is: backward computes the sources again item by item, and each chunk just before its own backward.
-/// The room needed is then that of keys and values and their gradients for one item, and of one chunk.
+/// Memory. Items follow one another; within an item, chunks of destinations follow one another, each with the rows of
+/// its own sources: sources that several chunks use are projected by each of them, which is little as long as
+/// neighbours in the order of destinations are neighbours on the sphere. The result does not depend on the number of
+/// chunks (beyond rounding). Without recompute all is kept for backward but norms and activations. With recompute
+/// nothing is: each chunk is computed again just before its own backward. The room needed is then that of one chunk.
 ///
-/// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]; their gradient is added   y.x_dst: [items * N_dst,
-/// out] Names    <prefix>.emb_nodes_src, emb_nodes_dst, proc..., node_data_extractor.{0,1} Errors   config: heads do
-/// not divide channels;  shape: rows are no multiple of the nodes Source   Shi et al. 2021; Lang et al. 2024 (AIFS)
+/// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]   y.x_dst: [items * N_dst, out]
+/// Types    T is that of the weights, A its accumulator type. Features (encoder: x_src, x_dst; decoder: x_dst) and
+///          edge_attributes: T, their gradients: A.  Nodes of the residual stream (encoder: y; decoder: x_src), h, z
+///          and their gradients: T, or A with wide_residual.  y of a decoder: T or A.
+/// Writes   gradients of features and edge_attributes are added to what is there, as they serve many uses;
+///          d_in.x_src of a decoder is written
+/// Names    <prefix>.emb_nodes_src, emb_nodes_dst, proc..., node_data_extractor.{0,1}
+/// Errors   config: heads do not divide channels;  shape: rows are no multiple of the nodes
+/// Source   Shi et al. 2021; Lang et al. 2024 (AIFS)
 class Mapper {
  public:
   enum class Kind : uint8_t { encoder, decoder };
@@ -41,6 +47,7 @@ class Mapper {
     int64_t edge_channels = 0;
     int64_t num_chunks = 1;
     bool recompute = false;
+    bool wide_residual = false;
     bool zero_extractor = false;
   };
   struct Inputs {
@@ -50,13 +57,10 @@ class Mapper {
     Tensor x_dst;
   };
 
-  struct SourceBlock {
-    Tensor x;  // s
-    NormedLinear::Saved projection;
-  };
   struct Sources {
+    Tensor x;  // s of an encoder
+    NormedLinear::Saved projection;
     Tensor keys_values, k_stats;
-    std::vector<SourceBlock> blocks;  // empty: to be computed again
   };
   struct Destinations {
     Tensor x;  // d
@@ -66,20 +70,17 @@ class Mapper {
   };
   struct ChunkSaved {
     Arena::Mark begin;
+    bool brief = false;
+    Sources sources;
     Destinations destinations;  // decoder; the encoder's are shared
     Tensor attention_stats, attended, middle, last;
     FeedForward::Saved feed_forward;
     NormedLinear::Saved extractor;
   };
-  struct ItemSaved {
-    Arena::Mark begin;
-    Sources sources;
-    std::vector<ChunkSaved> chunks;
-  };
   struct Saved {
     Arena::Mark begin;
-    Destinations shared;  // encoder
-    std::vector<ItemSaved> items;
+    Destinations shared;             // encoder
+    std::vector<ChunkSaved> chunks;  // of all items, one after the other
   };
 
   Mapper(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Options& options,
@@ -88,39 +89,44 @@ class Mapper {
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
+  /// Rows of sources that are projected for each source: 1 if no two chunks share any.
+  double projections_per_source() const {
+    return double(graph_.num_chunk_sources()) / double(std::max<int64_t>(1, graph_.num_src));
+  }
+
  private:
-  /// What the chunks of an item share; q, k, v are ready for the attention.
+  /// What the chunks of an item share.
   struct Item {
-    int64_t first_dst = 0;  // row in x_dst and y
-    Tensor x_dst;           // decoder: input rows of the item
-    Destinations shared;    // encoder
-    Tensor q;               // encoder
-    Tensor k, v, features;
+    Tensor x_src, x_dst;  // its rows; x_dst: decoder
+    Destinations shared;  // encoder
+    Tensor q;             // encoder
+    Tensor features;
   };
   /// Gradients that the chunks of an item write or add to.
   struct ItemGradient {
     Tensor y;                         // in
-    Tensor x_dst;                     // decoder, written; may be empty
+    Tensor x_src;                     // added to, or written by the only chunk of a decoder; may be empty
+    Tensor x_dst;                     // decoder, added to; may be empty
     Tensor shared_x, shared_queries;  // encoder
     bool first = true;                // encoder: nothing has been written to the shared ones yet
-    Tensor k, v, features;
+    Tensor features;
   };
 
+  bool is_encoder() const { return options_.kind == Kind::encoder; }
+  DType dtype() const { return projection_.dtype(); }
+  DType residual_dtype() const { return options_.wide_residual ? accumulator_of(dtype()) : dtype(); }
   int64_t num_items(const Inputs& in) const;
-  Range source_block(int64_t i) const;
-  /// `keys_values` may be empty: not wanted.
-  SourceBlock project_block(Context& ctx, const Tensor& x_src, const Tensor& keys_values, Keep keep) const;
-  Sources project_sources(Context& ctx, const Tensor& x_src, Keep keep) const;
-  Destinations project_destinations(Context& ctx, const Tensor& x_dst, Keep keep) const;
-  void backward_sources(Context& ctx, const Tensor& x_src, const Sources& sources, const Tensor& d_keys_values,
-                        const Tensor& d_x_src) const;
+  Tensor gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) const;
+  /// `x_src`: all rows of an item.
+  Sources project_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, Keep keep, bool brief) const;
+  Destinations project_destinations(Context& ctx, const Tensor& x_dst, Keep keep, bool brief) const;
+  void backward_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, const Sources& sources,
+                        const Tensor& d_keys_values, const Tensor& d_x_src) const;
   /// `d_x` comes in as the gradient that reaches d past the norm.
   void backward_destinations(Context& ctx, const Tensor& x_dst, const Destinations& destinations,
                              const Tensor& d_queries, const Tensor& d_x, const Tensor& d_x_dst) const;
-  Tensor gather(Context& ctx, const ShardedGraph::Chunk& chunk, const Tensor& x) const;
-  void forward_chunk(Context& ctx, const ShardedGraph::Chunk& chunk, const Item& item, const Tensor& y,
-                     ChunkSaved* saved) const;
-  void backward_chunk(Context& ctx, const ShardedGraph::Chunk& chunk, const Item& item, const ChunkSaved& saved,
+  void forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const Tensor& y, ChunkSaved* saved) const;
+  void backward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const ChunkSaved& saved,
                       const ItemGradient& d) const;
 
   Tensor first_half(const Tensor& x) const { return x.columns({0, shape_.attention_channels}); }

@@ -18,7 +18,9 @@ std::string block_name(const std::string& prefix, int64_t layer) {
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
                      bool recompute, Graph graph, int64_t edge_channels)
-    : recompute_(recompute), graph_(std::make_unique<const Graph>(std::move(graph))) {
+    : recompute_(recompute),
+      graph_(std::make_unique<const Graph>(store.device().is_cuda() ? graph.to(store.device(), Stream(store.device()))
+                                                                    : std::move(graph))) {
   check_layers(num_layers);
   for (int64_t l = 0; l < num_layers; ++l)
     blocks_.emplace_back(store, block_name(prefix, l), shape, *graph_, edge_channels);

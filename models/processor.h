@@ -12,6 +12,7 @@ namespace boreas {
 /// y = block_{L-1}(... block_0(x)).
 ///
 /// Shapes   x, y: [items * N, C]   edge_attributes: [M, A], graph only; their gradient is added
+/// Types    as AttentionBlock
 /// Names    <prefix>.proc.<layer>...
 /// Saves    the input of each block, and what the block saves unless it is recomputed
 class Processor {
@@ -24,7 +25,7 @@ class Processor {
     std::vector<AttentionBlock::Saved> blocks;
   };
 
-  /// Graph transformer.
+  /// Graph transformer. The graph lies on the host; the processor keeps it on the store's device.
   Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
             bool recompute, Graph graph, int64_t edge_channels);
   /// Windowed transformer.

@@ -57,67 +57,56 @@ int64_t AttentionBlock::num_items(const Tensor& x) const {
   return x.rows() / num_nodes_;
 }
 
-Tensor AttentionBlock::alloc_attention_stats(Context& ctx, Keep keep, const Tensor& x) const {
-  return ctx.alloc(keep, accumulator_of(x.dtype()), {x.rows(), shape_.num_heads});
-}
-
 void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
-  const Arena::Mark begin = ctx.arena().mark(Keep::saved);
+  if (!saved && !out.y) return;
+  Saved s{.begin = ctx.arena().mark(Keep::saved), .brief = saved && saved->brief};
+  s.projection.brief = s.feed_forward.brief = s.brief;
   const Scope scope(ctx);
   const Keep keep = keep_if(saved);
-  const DType dtype = in.x.dtype();
+  const DType dtype = projection_.dtype();
   const int64_t rows = in.x.rows(), items = num_items(in.x);
 
-  NormedLinear::Saved projection_saved;
-  const Tensor projected = ctx.alloc(keep, dtype, {rows, num_parts() * shape_.attention_channels});
-  projections_.forward(ctx, {.x = in.x}, {.y = projected}, saved ? &projection_saved : nullptr);
-  const Tensor raw_q = part(projected, 0), raw_k = part(projected, 1), v = part(projected, 2);
-  const Tensor q_stats = q_norm_.alloc_stats(ctx, keep, raw_q), k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
-  const Tensor attention_stats = alloc_attention_stats(ctx, keep, in.x);
-  // The sum of r and of attention over the graph takes the place of r; the window has no r.
-  const Tensor p = edges_ ? part(projected, 3) : ctx.alloc(keep, dtype, {rows, shape_.attention_channels});
+  s.projected = ctx.alloc(keep, dtype, {rows, num_parts() * shape_.attention_channels});
+  projections_.forward(ctx, {.x = in.x}, {.y = s.projected}, saved ? &s.projection : nullptr);
+  const Tensor raw_q = part(s.projected, 0), raw_k = part(s.projected, 1), v = part(s.projected, 2);
+  s.q_stats = q_norm_.alloc_stats(ctx, keep, raw_q);
+  s.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
+  s.attention_stats = ctx.alloc(keep, accumulator_of(dtype), {rows, shape_.num_heads});
+  s.attended = edges_ ? part(s.projected, 3) : ctx.alloc(keep, dtype, {rows, shape_.attention_channels});
   {
     const Scope heads(ctx);
-    const Tensor q = q_norm_.forward(ctx, raw_q, q_stats), k = k_norm_.forward(ctx, raw_k, k_stats);
+    const Tensor q = q_norm_.forward(ctx, raw_q, s.q_stats), k = k_norm_.forward(ctx, raw_k, s.k_stats);
     Tensor features;
     if (edges_) features = edges_->features(ctx, in.edge_attributes);
     for (int64_t i = 0; i < items; ++i) {
       const Range item{i * num_nodes_, (i + 1) * num_nodes_};
+      const Tensor p = s.attended.slice(item);
       if (edges_)
-        edges_->forward(ctx, {graph_, q.slice(item), k.slice(item), v.slice(item), features}, p.slice(item),
-                        p.slice(item), attention_stats.slice(item));
+        edges_->forward(ctx, {graph_, q.slice(item), k.slice(item), v.slice(item), features}, p, p,
+                        s.attention_stats.slice(item));
       else
         run(ctx, WindowAttentionForward{.q = q.slice(item),
                                         .k = k.slice(item),
                                         .v = v.slice(item),
                                         .num_heads = shape_.num_heads,
                                         .window = window_,
-                                        .o = p.slice(item),
-                                        .stats = attention_stats.slice(item)});
+                                        .o = p,
+                                        .stats = s.attention_stats.slice(item)});
     }
   }
-  const Tensor middle = ctx.alloc(keep, dtype, {rows, shape_.num_channels});
-  projection_.forward(ctx, p, middle, in.x);
-  if (saved)
-    *saved = {.begin = begin,
-              .projection = projection_saved,
-              .projected = projected,
-              .attended = p,
-              .q_stats = q_stats,
-              .k_stats = k_stats,
-              .attention_stats = attention_stats,
-              .middle = middle,
-              .feed_forward = {}};
-  feed_forward_.forward(ctx, {.x = middle}, {.y = out.y}, saved ? &saved->feed_forward : nullptr);
+  s.middle = ctx.alloc(keep, in.x.dtype(), {rows, shape_.num_channels});
+  projection_.forward(ctx, s.attended, s.middle, in.x);
+  feed_forward_.forward(ctx, {.x = s.middle}, {.y = out.y}, saved ? &s.feed_forward : nullptr);
+  if (saved) *saved = std::move(s);
 }
 
 void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,
                               const Inputs& d_in) const {
   {
     const Scope scope(ctx);
-    const DType dtype = in.x.dtype();
+    const DType dtype = projection_.dtype();
     const int64_t rows = in.x.rows(), items = num_items(in.x);
-    const Tensor d_middle = ctx.alloc(Keep::scratch, dtype, {rows, shape_.num_channels});
+    const Tensor d_middle = ctx.alloc(Keep::scratch, in.x.dtype(), {rows, shape_.num_channels});
     feed_forward_.backward(ctx, {.x = saved.middle}, saved.feed_forward, {.y = d_out.y}, {.x = d_middle});
 
     const Tensor d_projected = ctx.alloc(Keep::scratch, dtype, {rows, num_parts() * shape_.attention_channels});

@@ -19,8 +19,11 @@ namespace boreas {
 /// with LN of each head of q and k under qk_norm.
 ///
 /// Shapes   x, y: [items * N, C]   edge_attributes: [M, A], graph only, the same for all items; their gradient is added
+/// Types    x, y, h and their gradients: that of the weights, T, or its accumulator type; edge_attributes: T, their
+///          gradient: accumulator type
 /// Alias    y may be x when nothing is saved; d_in.x may be d_out.y
-/// Saves    the projections (p in the place of r), h, the MLP before its activations; norms are computed again
+/// Saves    the projections (p in the place of r), h, the MLP before its activations; if kept briefly also norms and
+///          activations, which are else computed again
 /// Source   Shi et al. 2021 (graph); Vaswani et al. 2017, Beltagy et al. 2020 (window)
 class AttentionBlock {
  public:
@@ -32,6 +35,7 @@ class AttentionBlock {
   };
   struct Saved {
     Arena::Mark begin;
+    bool brief = false;
     NormedLinear::Saved projection;
     Tensor projected;         // q | k | v, and p for the graph
     Tensor attended;          // p for the window
@@ -55,7 +59,6 @@ class AttentionBlock {
   int64_t num_parts() const { return edges_ ? 4 : 3; }
   Tensor part(const Tensor& projected, int64_t i) const;
   int64_t num_items(const Tensor& x) const;
-  Tensor alloc_attention_stats(Context& ctx, Keep keep, const Tensor& x) const;
 
   BlockShape shape_;
   const Graph* graph_ = nullptr;

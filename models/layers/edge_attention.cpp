@@ -53,9 +53,8 @@ EdgeAttention::EdgeAttention(ParameterStore& store, const std::string& prefix, c
 
 Tensor EdgeAttention::features(Context& ctx, const Tensor& attributes) const {
   if (!pre_) return attributes;
-  const Tensor y = ctx.alloc(Keep::scratch, attributes.dtype(), {attributes.rows(), attributes.cols()});
-  pre_->forward(ctx, attributes, y);
-  run(ctx, GeluForward{.x = y, .y = y});
+  const Tensor y = alloc_aligned_rows(ctx, Keep::scratch, attributes.dtype(), attributes.rows(), attributes.cols());
+  pre_->forward_gelu(ctx, attributes, {}, y);
   return y;
 }
 
@@ -70,11 +69,15 @@ void EdgeAttention::finish_gradient(Context& ctx, const Tensor& attributes, cons
                                     const Tensor& d_attributes) const {
   if (!pre_) return;
   const Scope scope(ctx);
-  const Tensor before = ctx.alloc(Keep::scratch, attributes.dtype(), {attributes.rows(), attributes.cols()});
+  const auto alloc = [&] {
+    return alloc_aligned_rows(ctx, Keep::scratch, attributes.dtype(), attributes.rows(), attributes.cols());
+  };
+  const Tensor before = alloc(), d = alloc();
   pre_->forward(ctx, attributes, before);
-  run(ctx, GeluBackward{.x = before, .d_y = d_features, .d_x = before});
-  pre_->backward_parameters(ctx, attributes, before);
-  if (d_attributes) pre_->backward_input(ctx, before, d_attributes, true);
+  run(ctx, Copy{.x = d_features, .y = d});
+  run(ctx, GeluBackward{.x = before, .d_y = d, .d_x = d});
+  pre_->backward_parameters(ctx, attributes, d);
+  if (d_attributes) pre_->backward_input(ctx, d, d_attributes, true);
 }
 
 Tensor EdgeAttention::alloc_stats(Context& ctx, Keep keep, const Tensor& q) const {
@@ -98,7 +101,6 @@ void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& r, 
 
 void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o,
                              const Arguments& d_in) const {
-  const int64_t num_wanted = d_in.features ? d_in.features.cols() : 0;
   run(ctx, GraphAttentionBackward{.graph = in.graph,
                                   .q = in.q,
                                   .k = in.k,
@@ -114,8 +116,8 @@ void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& st
                                   .d_v = d_in.v,
                                   .d_w_edge = weight_->grad,
                                   .d_b_edge = bias_->grad,
-                                  .d_edge_attributes = num_wanted > 0 ? d_in.features : Tensor(),
-                                  .first_edge_column = in.features.cols() - num_wanted});
+                                  .d_edge_attributes = d_in.features,
+                                  .first_edge_column = d_in.features ? in.features.cols() - d_in.features.cols() : 0});
 }
 
 }  // namespace boreas

@@ -42,6 +42,8 @@ class HeadNorm {
 ///
 /// pre(a) is computed once for all items and chunks of a call. Since edge attributes serve many calls, their gradient
 /// is added to what its caller holds (and zeroes), for as many of the last columns as that tensor has.
+///
+/// Types    all that of the weights, T, but statistics and the gradients of attributes and features: accumulator type
 class EdgeAttention {
  public:
   EdgeAttention(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t edge_channels);
@@ -59,10 +61,9 @@ class EdgeAttention {
     Tensor q, k, v, features;
   };
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& q) const;
-  /// o = r + attention; o may be r.
+  /// o = attention + r; o may be r.
   void forward(Context& ctx, const Arguments& in, const Tensor& r, const Tensor& o, const Tensor& stats) const;
-  /// d_in.features, of the accumulator type, is added to and may be empty or narrower than the features; the others are
-  /// overwritten.
+  /// d_in.features is added to and may be empty or narrower than the features; the others are overwritten.
   void backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o, const Arguments& d_in) const;
 
  private:

@@ -20,9 +20,24 @@ Linear::Linear(ParameterStore& store, const std::string& prefix, const std::vect
 }
 
 void Linear::forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& residual) const {
-  run(ctx,
-      LinearForward{
-          .x = x, .weight = weight_->value, .bias = bias_ ? bias_->value : Tensor(), .residual = residual, .y = y});
+  LinearForward op;
+  op.x = x;
+  op.weight = weight_->value;
+  if (bias_) op.bias = bias_->value;
+  op.residual = residual;
+  op.y = y;
+  run(ctx, op);
+}
+
+void Linear::forward_gelu(Context& ctx, const Tensor& x, const Tensor& before, const Tensor& y) const {
+  LinearForward op;
+  op.x = x;
+  op.weight = weight_->value;
+  if (bias_) op.bias = bias_->value;
+  op.activation = Activation::gelu;
+  op.pre_activation = before;
+  op.y = y;
+  run(ctx, op);
 }
 
 void Linear::backward_parameters(Context& ctx, const Tensor& x, const Tensor& d_y) const {
@@ -41,6 +56,15 @@ void Linear::backward_input(Context& ctx, const Tensor& d_y, const Tensor& d_x, 
   op.d_y = d_y;
   op.d_x = d_x;
   op.accumulate_d_x = accumulate;
+  run(ctx, op);
+}
+
+void Linear::backward_gelu(Context& ctx, const Tensor& d_y, const Tensor& before, const Tensor& d_before) const {
+  LinearBackward op;
+  op.weight = weight_->value;
+  op.d_y = d_y;
+  op.pre_activation = before;
+  op.d_x = d_before;
   run(ctx, op);
 }
 

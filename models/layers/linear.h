@@ -11,6 +11,8 @@ namespace boreas {
 
 /// y = W x + b (+ residual), W: [out, in]. Keeps nothing but its input, which its caller holds: its two directions are
 /// therefore plain functions, and the parts of backward can be ordered so that buffers are reused.
+///
+/// Types    x: that of the weights, T;  y, residual, d_y, d_x: T or its accumulator type
 class Linear {
  public:
   enum class Bias : bool { no, yes };
@@ -23,11 +25,16 @@ class Linear {
          int64_t in, Bias bias);
 
   int64_t out() const { return weight_->shape[0]; }
+  DType dtype() const { return weight_->value.dtype(); }
   void forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& residual = {}) const;
+  /// y = GELU(before), before = W x + b; `before` may be empty.
+  void forward_gelu(Context& ctx, const Tensor& x, const Tensor& before, const Tensor& y) const;
   /// Gradients of weight and bias.
   void backward_parameters(Context& ctx, const Tensor& x, const Tensor& d_y) const;
   /// d_x = d_y W, or += ; with fewer columns than x: of the last columns of x.
   void backward_input(Context& ctx, const Tensor& d_y, const Tensor& d_x, bool accumulate = false) const;
+  /// d_before = (d_y W) GELU'(before), for x = GELU(before).
+  void backward_gelu(Context& ctx, const Tensor& d_y, const Tensor& before, const Tensor& d_before) const;
 
  private:
   const Parameter *weight_, *bias_ = nullptr;

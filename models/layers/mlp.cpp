@@ -45,57 +45,73 @@ Mlp::Mlp(ParameterStore& store, const std::string& prefix, MlpKind kind, int64_t
 }
 
 void Mlp::activate(Context& ctx, const Tensor& before, const Tensor& y) const {
-  if (kind_ == MlpKind::mlp)
-    run(ctx, GeluForward{.x = before, .y = y});
-  else
+  if (gated())
     run(ctx, GatedForward{.kind = gate_of(kind_),
                           .gate = before.columns({0, hidden_}),
                           .value = before.columns({hidden_, 2 * hidden_}),
                           .y = y});
+  else
+    run(ctx, GeluForward{.x = before, .y = y});
 }
 
-void Mlp::activate_backward(Context& ctx, const Tensor& before, const Tensor& d_y) const {
-  if (kind_ == MlpKind::mlp) {
-    run(ctx, GeluBackward{.x = before, .d_y = d_y, .d_x = before});
-    return;
-  }
-  const Tensor gate = before.columns({0, hidden_}), value = before.columns({hidden_, 2 * hidden_});
-  run(ctx, GatedBackward{
-               .kind = gate_of(kind_), .gate = gate, .value = value, .d_y = d_y, .d_gate = gate, .d_value = value});
+void Mlp::forward_layer(Context& ctx, const Linear& layer, const Tensor& x, const Tensor& before,
+                        const Tensor& y) const {
+  if (!gated()) return layer.forward_gelu(ctx, x, before, y);
+  layer.forward(ctx, x, before);
+  activate(ctx, before, y);
 }
 
 void Mlp::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
-  if (saved) *saved = {.begin = ctx.arena().mark(Keep::saved), .before_activation = {}};
+  if (saved) saved->begin = ctx.arena().mark(Keep::saved);
   const Scope scope(ctx);
   const DType dtype = in.x.dtype();
   const int64_t rows = in.x.rows();
-  Tensor activated;
-  if (saved) activated = ctx.alloc(Keep::scratch, dtype, {rows, hidden_});
+  const bool brief = saved && saved->brief;
   Tensor x = in.x;
   for (size_t i = 0; i + 1 < layers_.size(); ++i) {
-    const Tensor before = ctx.alloc(keep_if(saved), dtype, {rows, layers_[i].out()});
-    layers_[i].forward(ctx, x, before);
+    Tensor before;
+    if (saved || gated()) before = ctx.alloc(keep_if(saved), dtype, {rows, layers_[i].out()});
     if (saved) saved->before_activation.push_back(before);
     const bool last = i + 2 == layers_.size();
-    if (last && !out.y) return;
-    x = saved ? activated : before.columns({0, hidden_});
-    activate(ctx, before, x);
+    if (last && !out.y && !brief) return layers_[i].forward(ctx, x, before);
+    Tensor y;
+    if (!saved && gated())
+      y = before.columns({0, hidden_});  // in place
+    else
+      y = ctx.alloc(brief ? Keep::saved : Keep::scratch, dtype, {rows, hidden_});
+    if (brief) saved->activated.push_back(y);
+    forward_layer(ctx, layers_[i], x, before, y);
+    x = y;
   }
-  layers_.back().forward(ctx, x, out.y, in.residual);
+  if (out.y) layers_.back().forward(ctx, x, out.y, in.residual);
 }
 
 void Mlp::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const {
   {
     const Scope scope(ctx);
-    const Tensor activated = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), hidden_});
-    Tensor d_y = d_out.y;
+    Tensor d_y = d_out.y, scratch;
+    if (saved.activated.empty()) scratch = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), hidden_});
     for (size_t i = layers_.size() - 1; i > 0; --i) {
       const Tensor before = saved.before_activation[i - 1];
-      activate(ctx, before, activated);
+      const Tensor activated = scratch ? scratch : saved.activated[i - 1];
+      if (scratch) activate(ctx, before, activated);
       layers_[i].backward_parameters(ctx, activated, d_y);
-      layers_[i].backward_input(ctx, d_y, activated);  // the activations have served: this is their gradient
-      activate_backward(ctx, before, activated);
-      d_y = before;  // now the gradient of what stood there
+      const Tensor& d_activated = activated;  // its values have served
+      if (gated()) {
+        layers_[i].backward_input(ctx, d_y, d_activated);
+        const Tensor gate = before.columns({0, hidden_}), value = before.columns({hidden_, 2 * hidden_});
+        run(ctx, GatedBackward{.kind = gate_of(kind_),
+                               .gate = gate,
+                               .value = value,
+                               .d_y = d_activated,
+                               .d_gate = gate,
+                               .d_value = value});
+        d_y = before;  // now the gradient of what stood there
+      } else {
+        layers_[i].backward_gelu(ctx, d_y, before, d_activated);
+        d_y = d_activated;
+        scratch = scratch ? before : Tensor();  // the next layer's activations: what stood there has served
+      }
     }
     layers_[0].backward_parameters(ctx, in.x, d_y);
     if (d_in.x) layers_[0].backward_input(ctx, d_y, d_in.x);
@@ -106,9 +122,11 @@ void Mlp::backward(Context& ctx, const Inputs& in, const Saved& saved, const Out
 void FeedForward::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
   if (saved) saved->begin = ctx.arena().mark(Keep::saved);
   const Scope scope(ctx);
+  const bool brief = saved && saved->brief;
   const Tensor stats = norm_.alloc_stats(ctx, keep_if(saved), in.x);
-  const Tensor normed = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), in.x.cols()});
+  const Tensor normed = ctx.alloc(brief ? Keep::saved : Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
   norm_.forward(ctx, in.x, normed, stats);
+  if (brief) saved->normed = normed, saved->mlp.brief = true;
   mlp_.forward(ctx, {.x = normed, .residual = in.x}, {.y = out.y}, saved ? &saved->mlp : nullptr);
   if (saved) saved->stats = stats;
 }
@@ -117,8 +135,11 @@ void FeedForward::backward(Context& ctx, const Inputs& in, const Saved& saved, c
                            const Inputs& d_in) const {
   {
     const Scope scope(ctx);
-    const Tensor normed = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), in.x.cols()});
-    norm_.forward(ctx, in.x, normed, saved.stats);
+    Tensor normed = saved.normed;
+    if (!normed) {
+      normed = ctx.alloc(Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
+      norm_.forward(ctx, in.x, normed, saved.stats);
+    }
     mlp_.backward(ctx, {.x = normed, .residual = in.x}, saved.mlp, {.y = d_out.y}, {.x = normed, .residual = {}});
     norm_.backward(ctx, in.x, saved.stats, normed, d_in.x, d_out.y);
   }

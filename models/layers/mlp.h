@@ -19,7 +19,9 @@ int64_t mlp_hidden_channels(int64_t channels, double ratio);
 ///
 /// Shapes   x: [R, in]   y, residual: [R, out]; residual may be empty or y, and its gradient is d_y: it is not written
 /// Names    <prefix>.mlp.<n> with n counted as in a sequence of maps and activations; gated: .gate_proj, .value_proj
-/// Saves    W_i h_i + b_i, which backward overwrites; activations are computed again
+/// Types    x: that of the weights, T;  y, residual, d_y: T or its accumulator type, equal
+/// Saves    W_i h_i + b_i, and the activations if they are kept briefly; else these are computed again. Backward
+///          overwrites what was saved
 /// Source   Shazeer 2020 (gated kinds)
 class Mlp {
  public:
@@ -31,7 +33,8 @@ class Mlp {
   };
   struct Saved {
     Arena::Mark begin;
-    std::vector<Tensor> before_activation;
+    bool brief = false;
+    std::vector<Tensor> before_activation, activated;  // the second: empty unless brief
   };
 
   Mlp(ParameterStore& store, const std::string& prefix, MlpKind kind, int64_t in, int64_t hidden, int64_t out,
@@ -41,8 +44,10 @@ class Mlp {
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
  private:
+  bool gated() const { return kind_ != MlpKind::mlp; }
   void activate(Context& ctx, const Tensor& before, const Tensor& y) const;
-  void activate_backward(Context& ctx, const Tensor& before, const Tensor& d_y) const;
+  /// y = act(layer(x)); `before`, what the activation acts on, may be empty without a gate.
+  void forward_layer(Context& ctx, const Linear& layer, const Tensor& x, const Tensor& before, const Tensor& y) const;
 
   MlpKind kind_;
   int64_t hidden_;
@@ -53,6 +58,7 @@ static_assert(Layer<Mlp>);
 /// y = x + Mlp(LN(x)): the second half of every transformer block.
 ///
 /// Shapes   x, y: [R, C]; y may be x when nothing is saved
+/// Types    x, y and their gradients: that of the weights, or its accumulator type
 /// Alias    backward: d_in.x may be d_out.y
 class FeedForward {
  public:
@@ -64,7 +70,8 @@ class FeedForward {
   };
   struct Saved {
     Arena::Mark begin;
-    Tensor stats;
+    bool brief = false;
+    Tensor stats, normed;  // the second: empty unless brief
     Mlp::Saved mlp;
   };
 

@@ -1,8 +1,10 @@
 #include "models/layers/node_attributes.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/elementwise/elementwise.h"
+#include "models/layer.h"
 
 namespace boreas {
 
@@ -51,16 +53,22 @@ EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provide
       "the edges {} -> {} have neither attributes nor trainable values; add edge_length to graph.attributes or set "
       "model.trainable",
       edges.src, edges.dst);
-  storage_ = Buffer::on(store.device(), edges.size() * width * size_of(store.dtype()), "graph");
-  fixed_ = storage_.tensor(store.dtype(), {edges.size(), width});
-  fill_from_host(fixed_, edges.attributes);
+  // Without trainable columns these are what layers read, row by row.
+  const int64_t stride = num_trainable > 0 ? width : (width + 7) / 8 * 8;
+  storage_ = Buffer::on(store.device(), edges.size() * stride * size_of(store.dtype()), "graph");
+  const Tensor rows = storage_.tensor(store.dtype(), {edges.size(), stride});
+  std::vector<double> padded(size_t(rows.size()), 0);
+  for (int64_t m = 0; m < edges.size(); ++m)
+    std::copy_n(edges.attributes.begin() + m * width, width, padded.begin() + m * stride);
+  fill_from_host(rows, padded);
+  fixed_ = rows.columns({0, width});
   if (num_trainable > 0)
     trainable_ = store.add(join_name(provider, "trainable.trainable"), {edges.size(), num_trainable}, Init::zeros());
 }
 
 Tensor EdgeAttributes::forward(Context& ctx, Keep keep) const {
   if (!trainable_) return fixed_;
-  const Tensor y = ctx.alloc(keep, fixed_.dtype(), {fixed_.rows(), num_columns()});
+  const Tensor y = alloc_aligned_rows(ctx, keep, fixed_.dtype(), fixed_.rows(), num_columns());
   const int64_t width = fixed_.cols();
   if (width > 0) run(ctx, Copy{.x = fixed_, .y = y.columns({0, width})});
   run(ctx, Copy{.x = trainable_->value, .y = y.columns({width, num_columns()})});

@@ -22,8 +22,10 @@ class NodeAttributes {
 
   /// y: [items * N, num_columns()], usually the last columns of the node features.
   void forward(Context& ctx, const Tensor& y) const;
-  /// d_y: [items * N, any]; its last num_trainable() columns are used.
+  /// d_y: [items * N, any], accumulator type; its last num_trainable() columns are used.
   void backward(Context& ctx, const Tensor& d_y) const;
+  /// Where layers add the gradient of the trainable columns of one item; empty if there are none.
+  Tensor gradient() const { return trainable_ ? trainable_->grad : Tensor(); }
 
  private:
   Tensor latlons_;
@@ -38,7 +40,7 @@ class EdgeAttributes {
   EdgeAttributes(ParameterStore& store, const std::string& provider, const EdgeSet& edges, int64_t num_trainable);
 
   int64_t num_columns() const { return fixed_.cols() + (trainable_ ? trainable_->shape[1] : 0); }
-  /// [M, num_columns()], from that end of the arena if there are trainable columns.
+  /// [M, num_columns()], with aligned rows; from that end of the arena if there are trainable columns.
   Tensor forward(Context& ctx, Keep keep) const;
   /// Where layers add the gradient of the trainable columns; empty if there are none.
   Tensor gradient() const { return trainable_ ? trainable_->grad : Tensor(); }

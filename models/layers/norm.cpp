@@ -12,7 +12,7 @@ LayerNorm LayerNorm::of_heads(ParameterStore& store, const std::string& name, in
 }
 
 Tensor LayerNorm::alloc_stats(Context& ctx, Keep keep, const Tensor& x) const {
-  return ctx.alloc(keep, accumulator_of(x.dtype()), {x.rows() * groups_, 2});
+  return ctx.alloc(keep, accumulator_of(dtype()), {x.rows() * groups_, 2});
 }
 
 void LayerNorm::forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& stats) const {
@@ -44,19 +44,24 @@ void LayerNorm::backward(Context& ctx, const Tensor& x, const Tensor& stats, con
 void NormedLinear::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
   if (saved) saved->begin = ctx.arena().mark(Keep::saved);
   const Scope scope(ctx);
+  const bool brief = saved && saved->brief;
   const Tensor stats = norm_.alloc_stats(ctx, keep_if(saved), in.x);
-  const Tensor normed = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), in.x.cols()});
+  const Tensor normed = ctx.alloc(brief ? Keep::saved : Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
   norm_.forward(ctx, in.x, normed, stats);
   if (out.y) linear_.forward(ctx, normed, out.y);
   if (saved) saved->stats = stats;
+  if (brief) saved->normed = normed;
 }
 
 void NormedLinear::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,
                             const Inputs& d_in, const Tensor& d_residual) const {
   {
     const Scope scope(ctx);
-    const Tensor normed = ctx.alloc(Keep::scratch, in.x.dtype(), {in.x.rows(), in.x.cols()});
-    norm_.forward(ctx, in.x, normed, saved.stats);
+    Tensor normed = saved.normed;
+    if (!normed) {
+      normed = ctx.alloc(Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
+      norm_.forward(ctx, in.x, normed, saved.stats);
+    }
     linear_.backward_parameters(ctx, normed, d_out.y);
     const Tensor& d_normed = normed;  // its values have served
     linear_.backward_input(ctx, d_out.y, d_normed);

@@ -11,13 +11,16 @@ namespace boreas {
 
 /// Layer normalisation of rows, or of each head of a row (queries and keys, without beta). Keeps x (its caller holds
 /// it) and the statistics of each segment, so, as for Linear, its directions are plain functions.
+///
+/// Types    y, d_y: that of the weights, T;  x, d_x: T or its accumulator type;  d_residual: as d_x
 class LayerNorm {
  public:
   LayerNorm(ParameterStore& store, const std::string& name, int64_t channels);
   static LayerNorm of_heads(ParameterStore& store, const std::string& name, int64_t channels, int64_t num_heads);
 
+  DType dtype() const { return gamma_->value.dtype(); }
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& x) const;
-  /// y may be x.
+  /// y may be x where their types agree.
   void forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& stats) const;
   /// d_x = derivative of the norm + d_residual; d_x may be d_y or d_residual.
   void backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d_y, const Tensor& d_x,
@@ -31,7 +34,8 @@ class LayerNorm {
   int64_t groups_;
 };
 
-/// y = W LN(x) + b: the head of every pre-norm block. Keeps the statistics; LN(x) is computed again in backward.
+/// y = W LN(x) + b: the head of every pre-norm block. Keeps the statistics, and LN(x) if that is kept briefly; else it
+/// is computed again in backward.
 ///
 /// Shapes   x: [R, C]   y: [R, out]
 class NormedLinear {
@@ -44,7 +48,8 @@ class NormedLinear {
   };
   struct Saved {
     Arena::Mark begin;
-    Tensor stats;
+    bool brief = false;
+    Tensor stats, normed;
   };
 
   NormedLinear(LayerNorm norm, Linear linear) : norm_(norm), linear_(linear) {}

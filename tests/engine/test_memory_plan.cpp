@@ -23,7 +23,7 @@ RunConfig with_memory_settings(Recompute recompute, int64_t chunks) {
 }
 
 TEST(MemoryPlan, TrainingPeakIsThePlannedOneToTheByte) {
-  for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step})
+  for (const Recompute recompute : {Recompute::none, Recompute::mappers, Recompute::block, Recompute::step})
     for (const int64_t chunks : {1, 2, 5}) {
       const ModelSetup setup = tiny_setup(with_memory_settings(recompute, chunks));
       const MemoryReport report = plan_memory(setup, Device::cpu());
@@ -111,7 +111,7 @@ TEST(MemoryPlan, PlanningTakesNoMemoryForTheStep) {
 
 TEST(MemoryPlan, RecomputeSavesMemory) {
   int64_t previous = std::numeric_limits<int64_t>::max();
-  for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step}) {
+  for (const Recompute recompute : {Recompute::none, Recompute::mappers, Recompute::block, Recompute::step}) {
     const int64_t bytes =
         plan_memory(tiny_setup(with_memory_settings(recompute, 1)), Device::cpu()).training_peak.bytes;
     EXPECT_LT(bytes, previous) << to_string(recompute);
@@ -120,17 +120,26 @@ TEST(MemoryPlan, RecomputeSavesMemory) {
 }
 
 TEST(MemoryPlan, BudgetTakesTheFastestSettingsThatFit) {
-  const auto bytes_with = [](Recompute recompute, int64_t chunks) {
-    return plan_memory(tiny_setup(with_memory_settings(recompute, chunks)), Device::cpu()).training_bytes();
+  struct Setting {
+    Recompute recompute;
+    int64_t chunks, bytes;
   };
-  const auto fitted_to = [](int64_t budget) {
+  std::vector<Setting> settings;
+  for (const Recompute recompute : {Recompute::none, Recompute::mappers, Recompute::block, Recompute::step})
+    for (const int64_t chunks : {1, 2, 4})
+      settings.push_back(
+          {recompute, chunks,
+           plan_memory(tiny_setup(with_memory_settings(recompute, chunks)), Device::cpu()).training_bytes()});
+  for (const Setting& wanted : settings) {
     RunConfig config = with_memory_settings(Recompute::none, 1);
-    config.memory.budget = std::to_string(budget);
-    return fit_to_budget(tiny_setup(config), Device::cpu()).model;
-  };
-  EXPECT_EQ(fitted_to(bytes_with(Recompute::none, 1)).recompute, Recompute::none);
-  EXPECT_EQ(fitted_to(bytes_with(Recompute::none, 1) - 1).recompute, Recompute::block);
-  EXPECT_EQ(fitted_to(bytes_with(Recompute::block, 1) - 1).recompute, Recompute::step);
+    config.memory.budget = std::to_string(wanted.bytes);
+    const auto first =
+        std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.bytes <= wanted.bytes; });
+    const ModelConfig fitted = fit_to_budget(tiny_setup(config), Device::cpu()).model;
+    EXPECT_LE(fitted.recompute, first->recompute) << wanted.bytes;
+    config.model = fitted;
+    EXPECT_LE(plan_memory(tiny_setup(config), Device::cpu()).training_bytes(), wanted.bytes);
+  }
 }
 
 TEST(MemoryPlan, BudgetRaisesChunksWhenRecomputeIsNotEnough) {

@@ -143,7 +143,7 @@ TEST(EncoderProcessorDecoder, EveryRecomputeAndChunkCountGivesTheSame) {
   for (const ProcessorKind kind : {ProcessorKind::graph_transformer, ProcessorKind::transformer}) {
     ModelFixture reference(small_config(kind), small_shape());
     const Results expected = results(reference.call(), reference.w);
-    for (const Recompute recompute : {Recompute::none, Recompute::block, Recompute::step})
+    for (const Recompute recompute : {Recompute::none, Recompute::mappers, Recompute::block, Recompute::step})
       for (const int64_t num_chunks : {1, 2, 5}) {
         ModelConfig config = small_config(kind);
         config.recompute = recompute;
@@ -193,6 +193,39 @@ TEST(EncoderProcessorDecoder, PlansBeforeParametersHaveMemory) {
   model.backward(plan, {x}, saved, {y}, {});
   EXPECT_GT(counting.peak_bytes(), 0);
   EXPECT_FALSE(store.materialised());
+}
+
+TEST(EncoderProcessorDecoder, PlansInMixedTypes) {
+  for (const ProcessorKind kind : {ProcessorKind::graph_transformer, ProcessorKind::transformer})
+    for (const ResidualType residual : {ResidualType::storage, ResidualType::f32})
+      for (const Recompute recompute : {Recompute::none, Recompute::mappers, Recompute::block})
+        for (const int64_t chunks : {1, 3})
+          for (const int64_t items : {1, 2})
+            for (const bool all_options : {false, true}) {
+              ModelConfig config = small_config(kind);
+              config.residual_dtype = residual;
+              config.recompute = recompute;
+              config.encoder.num_chunks = config.decoder.num_chunks = chunks;
+              config.qk_norm = config.edge_pre_mlp = all_options;
+              if (all_options) config.mlp = MlpKind::swiglu;
+              ParameterStore store(DType::bf16, Device::planned_cuda());
+              ModelShape shape = small_shape();
+              if (all_options) shape.boundings = all_boundings();
+              const EncoderProcessorDecoder model(config, shape, small_graph(), store);
+              Arena arena;
+              Context ctx(store.device(), arena, Mode::plan);
+              const auto tensor = [&](int64_t cols) {
+                return Tensor(nullptr, DType::f32, {items * kData, cols}, store.device());
+              };
+              const Tensor x = tensor(model.input_columns()), y = tensor(model.output_columns());
+              for (const Tensor& d_x : {Tensor(), tensor(model.input_columns())}) {
+                EncoderProcessorDecoder::Saved saved;
+                model.forward(ctx, {x}, {y}, &saved);
+                model.backward(ctx, {x}, saved, {y}, {d_x});
+                EXPECT_EQ(arena.used_bytes(), 0);
+              }
+              model.forward(ctx, {x}, {y}, nullptr);
+            }
 }
 
 TEST(EncoderProcessorDecoder, ItemsDoNotMix) {

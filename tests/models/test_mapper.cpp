@@ -84,7 +84,7 @@ struct MapperFixture {
             .inputs = {{"x_src", x_src.columns({src_width - src_columns, src_width}), d_src},
                        {"x_dst", x_dst, d_dst},
                        {"edge_attributes", edges.columns({kEdgeChannels - edge_columns, kEdgeChannels}), d_edges}},
-            .accumulated = {d_edges}};
+            .accumulated = encoder ? std::vector{d_src, d_dst, d_edges} : std::vector{d_dst, d_edges}};
   }
 };
 
@@ -157,7 +157,7 @@ TEST(Mapper, ItemsDoNotMix) {
     const auto together = results(all, f.w);
     // One at a time, into the same parameter gradients.
     f.store.zero_gradients(f.w.ctx);
-    fill(all.d_in.edge_attributes, 0);
+    for (const Tensor& tensor : all.accumulated) fill(tensor, 0);
     std::vector<double> y, d_src, d_dst;
     for (int64_t i = 0; i < 3; ++i) {
       const Range src{i * kSources, (i + 1) * kSources}, dst{i * kDestinations, (i + 1) * kDestinations};
@@ -241,7 +241,8 @@ TEST(Mapper, WorksWithoutAnyEdge) {
                                 .upstream = {g},
                                 .d_in = {d_src, d_dst, {}},
                                 .outputs = {{y, g}},
-                                .inputs = {{"x_src", x_src, d_src}, {"x_dst", x_dst, d_dst}}},
+                                .inputs = {{"x_src", x_src, d_src}, {"x_dst", x_dst, d_dst}},
+                                .accumulated = {d_src, d_dst}},
               w);
 }
 
