@@ -23,12 +23,14 @@ uint64_t hash_of(const std::string& name) {
   return hash;
 }
 
-std::vector<double> initial_values(const Init& init, uint64_t seed, const std::string& name, int64_t size) {
+/// Values `first` .. `first + size` of an array.
+std::vector<double> initial_values(const Init& init, uint64_t seed, const std::string& name, int64_t first,
+                                   int64_t size) {
   std::vector<double> values(size_t(size), init.kind == Init::Kind::ones ? 1.0 : 0.0);
   if (init.kind != Init::Kind::uniform) return values;
   const Philox rng(seed, hash_of(name));
 #pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < size; ++i) values[size_t(i)] = init.bound * (2 * rng.uniform(uint64_t(i)) - 1);
+  for (int64_t i = 0; i < size; ++i) values[size_t(i)] = init.bound * (2 * rng.uniform(uint64_t(first + i)) - 1);
   return values;
 }
 
@@ -54,15 +56,21 @@ Parameter& ParameterStore::insert(Parameter parameter) {
   for (const auto& part : parameter.parts) claim_name(part.name);
   parameter.value = Tensor(kNoMemory, dtype_, parameter.shape, device_);
   parameter.grad = Tensor(kNoMemory, master_dtype(), parameter.shape, device_);
-  offsets_.push_back(flat_size_);
-  num_parameters_ += parameter.shape.size();
+  const ShardSpec& shards = parameter.shards;
+  BOREAS_CHECK(!shards || (shards.rows.size() == parameter.shape[0] && shards.rows.end <= shards.num_rows), shape,
+               "parameter {} has {} rows, but its shard is rows {} to {} of {}", parameter.parts[0].name,
+               parameter.shape[0], shards.rows.begin, shards.rows.end, shards.num_rows);
+  int64_t& end = shards ? sharded_size_ : replicated_size_;
+  offsets_.push_back(end);
+  const int64_t size = parameter.shape.size(), width = parameter.shape.rank() > 1 ? parameter.shape[1] : 1;
+  num_parameters_ += shards ? shards.num_rows * width : size;
   const int64_t alignment = kAlignment / size_of(dtype_);
-  flat_size_ += (parameter.shape.size() + alignment - 1) / alignment * alignment;
+  end += (size + alignment - 1) / alignment * alignment;
   return parameters_.emplace_back(std::move(parameter));
 }
 
 const Parameter* ParameterStore::add(const std::string& name, Shape shape, Init init, ShardSpec shards) {
-  return &insert({.parts = {{name, {0, shape[0]}}}, .shape = shape, .init = init, .shards = std::move(shards)});
+  return &insert({.parts = {{name, {0, shape[0]}}}, .shape = shape, .init = init, .shards = shards});
 }
 
 const Parameter* ParameterStore::add_stack(const std::vector<StackPart>& parts, int64_t cols, Init init) {
@@ -97,14 +105,16 @@ void ParameterStore::materialise(uint64_t seed) {
   }
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
-    p.value = values_.tensor(dtype_, p.shape, offsets_[i] * size_of(dtype_));
-    p.grad = gradients_.tensor(master_dtype(), p.shape, offsets_[i] * size_of(master_dtype()));
+    p.value = values_.tensor(dtype_, p.shape, offset(i) * size_of(dtype_));
+    p.grad = gradients_.tensor(master_dtype(), p.shape, offset(i) * size_of(master_dtype()));
   }
   const Tensor masters = flat_masters();
   for (size_t i = 0; i < parameters_.size(); ++i)
     for (const auto& part : parameters_[i].parts) {
-      const Tensor master = parameters_[i].part(array_in(masters, i), part);
-      fill_from_host(master, initial_values(parameters_[i].init, seed, part.name, master.size()));
+      const Parameter& p = parameters_[i];
+      const Tensor master = p.part(array_in(masters, i), part);
+      const int64_t first = p.shards.rows.begin * (p.shape.rank() > 1 ? p.shape[1] : 1);
+      fill_from_host(master, initial_values(p.init, seed, part.name, first, master.size()));
     }
   round_masters();
 }
@@ -117,7 +127,7 @@ void ParameterStore::keep_values_only() {
 }
 
 Tensor ParameterStore::flat(const Buffer& buffer, DType dtype) const {
-  return buffer.data() ? buffer.tensor(dtype, {flat_size_}) : Tensor(kNoMemory, dtype, {flat_size_}, device_);
+  return buffer.data() ? buffer.tensor(dtype, {flat_size()}) : Tensor(kNoMemory, dtype, {flat_size()}, device_);
 }
 
 Tensor ParameterStore::flat_values() const { return flat(values_, dtype_); }
@@ -128,7 +138,7 @@ Tensor ParameterStore::flat_gradients() const { return flat(gradients_, master_d
 
 void ParameterStore::round_masters() {
   if (!has_masters()) return;
-  std::vector<float> masters(size_t(flat_size_), 0);
+  std::vector<float> masters(size_t(flat_size()), 0);
   std::vector<bfloat16> values(masters.size());
   copy_now(masters.data(), Device::cpu(), masters_.data(), device_, master_bytes());
   std::transform(masters.begin(), masters.end(), values.begin(), [](float x) { return bfloat16(x); });
@@ -149,18 +159,25 @@ void ParameterStore::for_each(
 
 Tensor ParameterStore::array_in(const Tensor& flat, size_t i) const {
   const Shape& shape = parameters_[i].shape;
-  return flat.reshape({flat_size_}).columns({offsets_[i], offsets_[i] + shape.size()}).reshape(shape);
+  return flat.reshape({flat_size()}).columns({offset(i), offset(i) + shape.size()}).reshape(shape);
 }
 
 void ParameterStore::for_each_in(const Tensor& flat,
                                  const std::function<void(const std::string& name, Tensor slice)>& visit) const {
-  BOREAS_CHECK(flat.size() == flat_size_, shape, "a flat vector of {} was given for parameters of {}", to_string(flat),
-               flat_size_);
+  BOREAS_CHECK(flat.size() == flat_size(), shape, "a flat vector of {} was given for parameters of {}", to_string(flat),
+               flat_size());
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
     const Tensor whole = array_in(flat, i);
     for (const auto& part : p.parts) visit(part.name, p.part(whole, part));
   }
+}
+
+ShardSpec ParameterStore::shards_of(const std::string& name) const {
+  for (const Parameter& p : parameters_)
+    for (const auto& part : p.parts)
+      if (part.name == name) return p.shards;
+  BOREAS_FAIL(invalid_argument, "there is no parameter {}", name);
 }
 
 void ParameterStore::for_each_constant(const std::function<void(const std::string& name, Tensor value)>& visit) const {

@@ -3,7 +3,6 @@
 
 #include <deque>
 #include <functional>
-#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -11,7 +10,6 @@
 
 #include "kernels/core/buffer.h"
 #include "kernels/core/context.h"
-#include "kernels/core/partition.h"
 
 namespace boreas {
 
@@ -27,9 +25,12 @@ struct Init {
   static Init linear(int64_t fan_in);
 };
 
-/// How a named array lies over the model group: every rank holds all of it, or its rows are split.
+/// How a named array lies over the ranks that share a sample: every rank holds all of it (the default), or each its own
+/// rows, which then are `rows` of the whole array of `num_rows`.
 struct ShardSpec {
-  std::optional<Partition> rows;  ///< empty: replicated
+  Range rows;
+  int64_t num_rows = 0;  ///< 0: replicated
+  explicit operator bool() const { return num_rows > 0; }
 };
 
 /// A trainable array: one name, or several stacked by rows so that one product serves them all.
@@ -39,7 +40,7 @@ struct Parameter {
     Range rows;  ///< of the stack
   };
   std::vector<Part> parts = {};
-  Shape shape = {};  ///< [rows, cols], or [rows] for vectors
+  Shape shape = {};  ///< [rows, cols], or [rows] for vectors; of this rank's rows
   Init init = {};
   ShardSpec shards = {};
   Tensor value = {}, grad = {};  ///< without memory until the store is materialised: enough for planning
@@ -57,7 +58,7 @@ struct ConstantArray {
 /// Every trainable array of a model by its name in the reference implementation. Layers add theirs when they are built
 /// and hold pointers to them; `materialise` then lays all values in one flat buffer ("parameters") and all gradients in
 /// another ("gradients", accumulator type), each array aligned, gaps zero. One clip, one norm, one AdamW call serve
-/// all.
+/// all. Arrays that are split over ranks stand behind all others: what comes before is summed over the ranks at once.
 ///
 /// Where the accumulator type is wider than the storage type (bf16), a third buffer ("masters") holds the weights that
 /// are trained, saved and named; the values that layers read are these, rounded.
@@ -71,7 +72,7 @@ class ParameterStore {
   bool has_masters() const { return master_dtype() != dtype_ && !values_only_; }
   Device device() const { return device_; }
 
-  /// Throws invalid_argument if the name is taken or the store is materialised.
+  /// `shape`: of this rank's rows. Throws invalid_argument if the name is taken or the store is materialised.
   const Parameter* add(const std::string& name, Shape shape, Init init, ShardSpec shards = {});
   struct StackPart {
     std::string name;
@@ -88,10 +89,12 @@ class ParameterStore {
   /// Gives back gradients and masters, for a model that is only used; for_each then shows the values.
   void keep_values_only();
 
-  int64_t num_parameters() const { return num_parameters_; }  ///< without gaps
-  int64_t flat_size() const { return flat_size_; }
-  int64_t value_bytes() const { return flat_size_ * size_of(dtype_); }
-  int64_t gradient_bytes() const { return flat_size_ * size_of(master_dtype()); }
+  int64_t num_parameters() const { return num_parameters_; }  ///< without gaps, of all ranks
+  int64_t flat_size() const { return replicated_size_ + sharded_size_; }
+  Range replicated() const { return {0, replicated_size_}; }  ///< of the flat vectors
+  Range sharded() const { return {replicated_size_, flat_size()}; }
+  int64_t value_bytes() const { return flat_size() * size_of(dtype_); }
+  int64_t gradient_bytes() const { return flat_size() * size_of(master_dtype()); }
   int64_t master_bytes() const { return has_masters() ? gradient_bytes() : 0; }
   Tensor flat_values() const;     ///< [flat_size]
   Tensor flat_masters() const;    ///< [flat_size]; flat_values() where these are their own masters
@@ -101,25 +104,29 @@ class ParameterStore {
   void round_masters();
 
   /// Visits every named array in the order of addition, its master as `value`; parts of a stack are visited one by one.
+  /// Of an array that is split over ranks, this rank's rows.
   void for_each(const std::function<void(const std::string& name, Tensor value, Tensor grad)>& visit) const;
   /// The part of a vector shaped like the flat buffers (moments, averages) that belongs to each name.
   void for_each_in(const Tensor& flat, const std::function<void(const std::string& name, Tensor slice)>& visit) const;
   void for_each_constant(const std::function<void(const std::string& name, Tensor value)>& visit) const;
   const std::deque<Parameter>& parameters() const { return parameters_; }
+  /// How the array of that name lies over the ranks.
+  ShardSpec shards_of(const std::string& name) const;
 
  private:
   Parameter& insert(Parameter parameter);
   void claim_name(const std::string& name);
   Tensor flat(const Buffer& buffer, DType dtype) const;
+  int64_t offset(size_t i) const { return offsets_[i] + (parameters_[i].shards ? replicated_size_ : 0); }
   Tensor array_in(const Tensor& flat, size_t i) const;
 
   DType dtype_;
   Device device_;
   std::deque<Parameter> parameters_;  // stable addresses
-  std::vector<int64_t> offsets_;      // in the flat buffers, in elements
+  std::vector<int64_t> offsets_;      // in the flat buffers, in elements; of split arrays: behind all others
   std::deque<ConstantArray> constants_;
   std::set<std::string, std::less<>> names_;
-  int64_t num_parameters_ = 0, flat_size_ = 0;
+  int64_t num_parameters_ = 0, replicated_size_ = 0, sharded_size_ = 0;
   bool values_only_ = false;
   Buffer values_, gradients_, masters_;
 };

@@ -164,6 +164,30 @@ TEST(ParameterStore, ValuesInBf16AreRoundedFromMastersInF32) {
   EXPECT_EQ(single.flat_masters().as<float>()[0], masters.as<float>()[0]);
 }
 
+TEST(ParameterStore, ShardsAreTheRowsOfTheWholeAndStandLast) {
+  ParameterStore whole(DType::f64), part(DType::f64);
+  whole.add("rows", {7, 3}, Init::linear(3));
+  whole.add("all", {4, 2}, Init::linear(2));
+  const ShardSpec shard{.rows = {2, 5}, .num_rows = 7};
+  const Parameter* const rows = part.add("rows", {3, 3}, Init::linear(3), shard);
+  const Parameter* const all = part.add("all", {4, 2}, Init::linear(2));
+  EXPECT_EQ(part.num_parameters(), whole.num_parameters());
+  whole.materialise(5);
+  part.materialise(5);
+  const auto expected = values_by_name(whole), values = values_by_name(part);
+  EXPECT_EQ(values.at("all"), expected.at("all"));
+  const std::vector<double>& of_all = expected.at("rows");
+  EXPECT_EQ(values.at("rows"), std::vector<double>(of_all.begin() + 6, of_all.begin() + 15));
+  EXPECT_EQ(all->value.data(), part.flat_values().data());
+  EXPECT_EQ(rows->grad.data(), part.flat_gradients().columns(part.sharded()).data());
+  EXPECT_EQ(part.replicated().end, part.sharded().begin);
+  EXPECT_EQ(part.shards_of("rows").rows, shard.rows);
+  EXPECT_FALSE(part.shards_of("all"));
+  ParameterStore wrong;
+  BOREAS_EXPECT_ERROR(wrong.add("rows", {4, 3}, Init::zeros(), shard), shape,
+                      "parameter rows has 4 rows, but its shard is rows 2 to 5 of 7");
+}
+
 TEST(ParameterStore, RejectsWrongUse) {
   ParameterStore store(DType::f32);
   store.add("a.weight", {2, 2}, Init::zeros());
