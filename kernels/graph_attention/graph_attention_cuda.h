@@ -70,19 +70,21 @@ inline int64_t weight_gradient_parts(int64_t num_dst) {
   return std::clamp<int64_t>(num_dst / 64, 1, 2 * kMultiprocessors);
 }
 
-/// Scratch memory of backward, but for the version that wants something else.
+/// Scratch memory of backward in the versions for graphs of any degree. `mean_width`: values kept for the attributes of
+/// a destination and head.
 struct BackwardScratch {
   float* edge_weights;  // [M, H] pairs
-  void *mean, *d_mean;  // [N_dst, H, A] in the storage type, where a gradient of w_edge or b_edge is wanted
+  void *mean, *d_mean;  // [N_dst, H, mean_width] in the storage type, where a gradient of w_edge or b_edge is wanted
   float* partials;      // [parts, H * D, A + 1]
-  BackwardScratch(ScratchPieces& pieces, const GraphAttentionBackward& op) {
+  BackwardScratch(ScratchPieces& pieces, const GraphAttentionBackward& op, int64_t mean_width) {
     const bool wanted = op.d_w_edge || op.d_b_edge;
-    const int64_t num_dst = op.q.rows(), num_attributes = op.edge_attributes.cols();
-    const int64_t mean_bytes = wanted ? num_dst * op.num_heads * num_attributes * size_of(op.q.dtype()) : 0;
+    const int64_t num_dst = op.q.rows();
+    const int64_t mean_bytes = wanted ? num_dst * op.num_heads * mean_width * size_of(op.q.dtype()) : 0;
     edge_weights = pieces.take<float>(2 * op.graph->num_edges() * op.num_heads);
     mean = pieces.take<char>(mean_bytes);
     d_mean = pieces.take<char>(mean_bytes);
-    partials = pieces.take<float>(wanted ? weight_gradient_parts(num_dst) * op.q.cols() * (num_attributes + 1) : 0);
+    partials =
+        pieces.take<float>(wanted ? weight_gradient_parts(num_dst) * op.q.cols() * (op.edge_attributes.cols() + 1) : 0);
   }
 };
 

@@ -61,31 +61,74 @@ inline unsigned resident_grid(int64_t num_warps, int64_t blocks_per_multiprocess
   return unsigned(std::min((num_warps + kWarps - 1) / kWarps, kMultiprocessors * blocks_per_multiprocessor));
 }
 
+/// How the layouts are run: where edges come from, and how many blocks are to be resident on a multiprocessor.
+template <class L, bool aligned = L::kAligned>
+struct Tuning {
+  using ForwardEdges = StreamedEdges<L, 2, 3>;
+  using BackwardEdges = StreamedEdges<L, 2, 3>;
+  // Small heads have more slots a lane, so more registers.
+  static constexpr int kForwardBlocks = L::kLanes < 2 ? 1 : 2, kBackwardBlocks = L::kLanes < 4 ? 1 : 2;
+  static constexpr int kSourcesAhead = L::kVectors > 1 ? 2 : 4, kSourceBlocks = 5;
+};
 template <class L>
-int64_t num_slices_of(int64_t num_heads) {
-  return (num_heads + L::kHeads - 1) / L::kHeads;
+struct Tuning<L, false> {
+  using ForwardEdges = DirectEdges<L, 1>;
+  using BackwardEdges = DirectEdges<L, 1>;
+  static constexpr int kForwardBlocks = 1, kBackwardBlocks = 1;
+  static constexpr int kSourcesAhead = 1, kSourceBlocks = 3;
+};
+
+template <class L, class Edges, int kBlocks>
+void launch_forward(cudaStream_t stream, const GraphAttentionForward& op) {
+  using T = typename L::T;
+  if (op.q.rows() == 0) return;
+  const Forward<T> p{
+      .in = problem_of<T>(op), .r = rows_of<const T>(op.r), .o = rows_of<T>(op.o), .stats = rows_of<float>(op.stats)};
+  const int64_t shared_bytes =
+      EdgeProjection<L>::shared_bytes(op.num_heads, p.in.num_attributes) + kWarps * Edges::kSharedBytes;
+  launch_kernel(forward_kernel<L, Edges, kBlocks>, resident_grid(op.q.rows(), kBlocks), kThreads, shared_bytes, stream,
+                p);
 }
 
 template <class L>
 void launch_forward(cudaStream_t stream, const GraphAttentionForward& op) {
-  using T = typename L::T;
-  constexpr int kAhead = L::kAligned ? 4 : 1, kBlocks = L::kAligned ? 5 : 3;
-  if (op.q.rows() == 0) return;
-  const Forward<T> p{
-      .in = problem_of<T>(op), .r = rows_of<const T>(op.r), .o = rows_of<T>(op.o), .stats = rows_of<float>(op.stats)};
-  const int64_t num_slices = num_slices_of<L>(op.num_heads);
-  launch_kernel(forward_kernel<L, kAhead, kBlocks>, resident_grid(op.q.rows() * num_slices, kBlocks), kThreads,
-                EdgeProjection<L>::shared_bytes(op.num_heads, p.in.num_attributes), stream, p);
+  launch_forward<L, typename Tuning<L>::ForwardEdges, Tuning<L>::kForwardBlocks>(stream, op);
 }
 
-template <class L, class Weight>
-void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const void* weights) {
+/// The destination pass of backward.
+template <class L, class Edges, int kBlocks>
+void launch_destinations(cudaStream_t stream, const GraphAttentionBackward& op, const BackwardScratch& scratch,
+                         int64_t mean_width) {
   using T = typename L::T;
-  constexpr int kAhead = L::kAligned ? 4 : 1, kBlocks = L::kAligned ? 6 : 3;
+  if (op.q.rows() == 0) return;
+  const bool wanted = op.d_w_edge || op.d_b_edge;
+  const BackwardDestinations<T> p{.in = problem_of<T>(op),
+                                  .stats = rows_of<const float>(op.stats),
+                                  .d_o = rows_of<const T>(op.d_o),
+                                  .d_q = rows_of<T>(op.d_q),
+                                  .edge_weights = reinterpret_cast<float2*>(scratch.edge_weights),
+                                  .mean = wanted ? static_cast<T*>(scratch.mean) : nullptr,
+                                  .d_mean = wanted ? static_cast<T*>(scratch.d_mean) : nullptr,
+                                  .mean_width = int(mean_width),
+                                  .d_attributes = rows_of<float>(op.d_edge_attributes),
+                                  .first_column = int(op.first_edge_column),
+                                  .num_columns = op.d_edge_attributes ? int(op.d_edge_attributes.cols()) : 0};
+  const int64_t shared_bytes = EdgeProjection<L>::shared_bytes(op.num_heads, p.in.num_attributes) +
+                               kWarps * (DestinationWorkspace<L>::kBytes + Edges::kSharedBytes);
+  launch_kernel(backward_destinations_kernel<L, Edges, kBlocks>, resident_grid(op.q.rows(), kBlocks), kThreads,
+                shared_bytes, stream, p);
+}
+
+/// Sources of a warp in the source pass: such that it has about 16 edges.
+inline int64_t sources_of_a_warp(const GraphAttentionBackward& op) {
+  return std::clamp<int64_t>(16 * op.k.rows() / std::max<int64_t>(op.graph->num_edges(), 1), 1, 16);
+}
+
+template <class L, class Weight, int kAhead, int kBlocks>
+void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const void* weights, int64_t run) {
+  using T = typename L::T;
   const int64_t num_src = op.k.rows();
   if (num_src == 0) return;
-  // About 16 edges a warp.
-  const int64_t run = std::clamp<int64_t>(16 * num_src / std::max<int64_t>(op.graph->num_edges(), 1), 1, 16);
   const BackwardSources<T, Weight> p{.num_src = int(num_src),
                                      .num_heads = int(op.num_heads),
                                      .head_size = int(head_size_of(op)),
@@ -98,59 +141,62 @@ void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const
                                      .edge_weights = static_cast<const Weight*>(weights),
                                      .d_k = rows_of<T>(op.d_k),
                                      .d_v = rows_of<T>(op.d_v)};
-  const int64_t num_warps = (num_src + run - 1) / run * num_slices_of<L>(op.num_heads);
-  launch_kernel(backward_sources_kernel<L, Weight, kAhead, kBlocks>, unsigned((num_warps + kWarps - 1) / kWarps),
-                kThreads, 0, stream, p);
+  const int64_t num_slices = (op.num_heads + L::kHeads - 1) / L::kHeads;
+  const int64_t num_threads = (num_src + run - 1) / run * num_slices * 32;
+  launch_kernel(backward_sources_kernel<L, Weight, kAhead, kBlocks>,
+                unsigned((num_threads + kSourceThreads - 1) / kSourceThreads), kSourceThreads, 0, stream, p);
 }
 
+template <class L, class Weight>
+void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const void* weights) {
+  launch_sources<L, Weight, Tuning<L>::kSourcesAhead, Tuning<L>::kSourceBlocks>(stream, op, weights,
+                                                                                sources_of_a_warp(op));
+}
+
+/// d_w_edge and d_b_edge; on tensor cores where they fit.
 template <class T>
-void launch_weight_gradients(cudaStream_t stream, const GraphAttentionBackward& op, const BackwardScratch& scratch) {
+void launch_weight_gradients(cudaStream_t stream, const GraphAttentionBackward& op, const BackwardScratch& scratch,
+                             int64_t mean_width, bool tensor_cores) {
   const int64_t num_dst = op.q.rows(), num_channels = op.q.cols(), num_attributes = op.edge_attributes.cols();
   if ((!op.d_w_edge && !op.d_b_edge) || num_dst == 0) return;
   const WeightGradients<T> p{.num_dst = int(num_dst),
                              .num_heads = int(op.num_heads),
                              .head_size = int(head_size_of(op)),
                              .num_attributes = int(num_attributes),
+                             .mean_width = int(mean_width),
                              .dst_ptr = op.graph->dst_ptr.as<int64_t>(),
                              .q = rows_of<const T>(op.q),
                              .d_o = rows_of<const T>(op.d_o),
                              .mean = static_cast<const T*>(scratch.mean),
                              .d_mean = static_cast<const T*>(scratch.d_mean),
                              .partials = scratch.partials};
-  const int64_t parts = weight_gradient_parts(num_dst), channels = kThreads * kGradientChannels;
-  const dim3 grid(unsigned(parts), unsigned((num_channels + channels - 1) / channels),
-                  unsigned(std::max<int64_t>(1, (num_attributes + kGradientSlots - 1) / kGradientSlots)));
-  launch_kernel(weight_gradients_kernel<T>, grid, kThreads, 0, stream, p);
-  const int64_t num_values = num_channels * (num_attributes + 1);
-  launch_kernel(add_weight_gradients_kernel, unsigned((num_values + kSumValues - 1) / kSumValues),
+  const int64_t parts = weight_gradient_parts(num_dst);
+  const auto blocks = [](int64_t count, int64_t of_a_block) { return unsigned((count + of_a_block - 1) / of_a_block); };
+  bool done = false;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    done = tensor_cores && head_size_of(op) % 32 == 0;
+    if (done)
+      launch_kernel(weight_gradients_tensor_cores_kernel, dim3(unsigned(parts), blocks(num_channels, kGradientThreads)),
+                    kGradientThreads, 0, stream, p);
+  }
+  if (!done) {
+    const dim3 grid(unsigned(parts), blocks(num_channels, kGradientThreads * kGradientChannels),
+                    std::max(1u, blocks(num_attributes, kGradientSlots)));
+    launch_kernel(weight_gradients_kernel<T>, grid, kGradientThreads, 0, stream, p);
+  }
+  launch_kernel(add_weight_gradients_kernel, blocks(num_channels * (num_attributes + 1), kSumValues),
                 kSumValues * kSumRows, 0, stream, scratch.partials, int(parts), int(num_channels), int(num_attributes),
                 rows_of<float>(op.d_w_edge), op.d_b_edge ? op.d_b_edge.as<float>() : nullptr);
 }
 
 template <class L>
 void launch_backward(cudaStream_t stream, const GraphAttentionBackward& op, Tensor scratch_memory) {
-  using T = typename L::T;
-  constexpr int kAhead = L::kAligned ? 2 : 1, kBlocks = L::kAligned ? 4 : 3;
+  const int64_t mean_width = L::kAligned ? L::kSlots : op.edge_attributes.cols();
   ScratchPieces pieces(scratch_memory.data());
-  const BackwardScratch scratch(pieces, op);
-  if (op.q.rows() > 0) {
-    const bool wanted = op.d_w_edge || op.d_b_edge;
-    const BackwardDestinations<T> p{.in = problem_of<T>(op),
-                                    .stats = rows_of<const float>(op.stats),
-                                    .d_o = rows_of<const T>(op.d_o),
-                                    .d_q = rows_of<T>(op.d_q),
-                                    .edge_weights = reinterpret_cast<float2*>(scratch.edge_weights),
-                                    .mean = wanted ? static_cast<T*>(scratch.mean) : nullptr,
-                                    .d_mean = wanted ? static_cast<T*>(scratch.d_mean) : nullptr,
-                                    .d_attributes = rows_of<float>(op.d_edge_attributes),
-                                    .first_column = int(op.first_edge_column),
-                                    .num_columns = op.d_edge_attributes ? int(op.d_edge_attributes.cols()) : 0};
-    const int64_t shared_bytes =
-        EdgeProjection<L>::shared_bytes(op.num_heads, p.in.num_attributes) + kWarps * DestinationWorkspace<L>::kBytes;
-    launch_kernel(backward_destinations_kernel<L, kAhead, kBlocks>, resident_grid(op.q.rows(), kBlocks), kThreads,
-                  shared_bytes, stream, p);
-  }
-  launch_weight_gradients<T>(stream, op, scratch);
+  const BackwardScratch scratch(pieces, op, mean_width);
+  launch_destinations<L, typename Tuning<L>::BackwardEdges, Tuning<L>::kBackwardBlocks>(stream, op, scratch,
+                                                                                        mean_width);
+  launch_weight_gradients<typename L::T>(stream, op, scratch, mean_width, L::kAligned);
   launch_sources<L, float2>(stream, op, scratch.edge_weights);
 }
 

@@ -1,5 +1,7 @@
 #include "kernels/graph_attention/graph_attention_cuda.h"
 
+#include <bit>
+
 #ifdef BOREAS_WITH_CUDA
 #define BOREAS_LAUNCHER(function) function
 #else
@@ -12,30 +14,42 @@ namespace graph_attention {
 
 namespace {
 
-// A block keeps W_edge in shared memory, besides what its warps need for themselves.
-constexpr int64_t kMostWeightBytes = 128 << 10;
-
 template <class Op>
 bool supports_shape(const Op& op, int64_t most_attributes) {
   return (op.q.dtype() == DType::f32 || op.q.dtype() == DType::bf16) && head_size_of(op) <= kMostHeadSize &&
          op.edge_attributes.cols() <= most_attributes;
 }
 
+// Shared memory of a block: W_edge, for whole slices of heads, and what its warps need for themselves. A little more
+// than the kernels take.
+template <class Op>
+int64_t shared_bytes_of(const Op& op) {
+  constexpr int64_t kWarpsOfBlock = 8, kEdgesAhead = 8;
+  const int64_t vectors = head_size_of(op) * size_of(op.q.dtype()) / 16;
+  const int64_t lanes = std::min<int64_t>(int64_t(std::bit_ceil(uint64_t(vectors))), 32), heads = 32 / lanes;
+  const int64_t row_bytes = 512 * ((vectors + lanes - 1) / lanes), num_slices = (op.num_heads + heads - 1) / heads;
+  return num_slices * op.edge_attributes.cols() * row_bytes +
+         kWarpsOfBlock * (heads * (32 * 8 + 2 * kMostVectorAttributes * 4) + kEdgesAhead * (2 * row_bytes + 64));
+}
+
 template <class Op>
 bool supports_vectors_of(const Op& op) {
-  const int64_t element = size_of(op.q.dtype()), head_size = head_size_of(op);
-  // Lanes of a head are a power of two, so less than twice as many channels as there are.
-  return supports_shape(op, kMostVectorAttributes) && head_size % 8 == 0 &&
-         2 * op.q.cols() * op.edge_attributes.cols() * element <= kMostWeightBytes && rows_are_aligned(op.q) &&
-         rows_are_aligned(op.k) && rows_are_aligned(op.v) && rows_are_aligned(op.edge_attributes) &&
-         rows_are_aligned(op.b_edge);
+  constexpr int64_t kMostSharedBytes = 220 << 10;
+  return supports_shape(op, kMostVectorAttributes) && head_size_of(op) % 8 == 0 &&
+         shared_bytes_of(op) <= kMostSharedBytes && rows_are_aligned(op.q) && rows_are_aligned(op.k) &&
+         rows_are_aligned(op.v) && rows_are_aligned(op.edge_attributes) && rows_are_aligned(op.b_edge);
 }
 
 int64_t no_scratch(const GraphAttentionForward&) { return 0; }
 
-int64_t backward_scratch(const GraphAttentionBackward& op) {
+int64_t vectors_scratch(const GraphAttentionBackward& op) {
   ScratchPieces pieces;
-  BackwardScratch(pieces, op);
+  BackwardScratch(pieces, op, kMostVectorAttributes);
+  return pieces.bytes();
+}
+int64_t general_scratch(const GraphAttentionBackward& op) {
+  ScratchPieces pieces;
+  BackwardScratch(pieces, op, op.edge_attributes.cols());
   return pieces.bytes();
 }
 
@@ -62,8 +76,8 @@ constexpr GraphAttentionVersion<GraphAttentionForward> kForwardVersions[] = {
     {"general", supports_general, no_scratch, BOREAS_LAUNCHER(launch_general)},
 };
 constexpr GraphAttentionVersion<GraphAttentionBackward> kBackwardVersions[] = {
-    {"vectors", supports_vectors, backward_scratch, BOREAS_LAUNCHER(launch_vectors)},
-    {"general", supports_general, backward_scratch, BOREAS_LAUNCHER(launch_general)},
+    {"vectors", supports_vectors, vectors_scratch, BOREAS_LAUNCHER(launch_vectors)},
+    {"general", supports_general, general_scratch, BOREAS_LAUNCHER(launch_general)},
 };
 
 template <class Op>

@@ -52,6 +52,7 @@ inline uint32_t transpose_matrix(uint32_t rows) {
 inline void copy_async(void* shared, const void* global, bool valid) {
   emulation::Block::current().copy_async(shared, global, 16, valid);
 }
+inline void copy_async_cached(void* shared, const void* global, bool valid) { copy_async(shared, global, valid); }
 inline void commit_copies() { emulation::Block::current().commit_copies(); }
 template <int kPending>
 void wait_for_copies() {
