@@ -70,5 +70,9 @@ namespace cpu {
 void launch(Backend, Context& ctx, const AdamW& op, Tensor scratch);
 void launch(Backend, Context& ctx, const ClipScale& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const AdamW& op, Tensor scratch);
+void launch(Backend, Context& ctx, const ClipScale& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas

@@ -91,5 +91,9 @@ namespace cpu {
 void launch(Backend, Context& ctx, const BoundingForward& op, Tensor scratch);
 void launch(Backend, Context& ctx, const BoundingBackward& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const BoundingForward& op, Tensor scratch);
+void launch(Backend, Context& ctx, const BoundingBackward& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas

@@ -1,6 +1,8 @@
 // Sums over the lanes of a warp.
 #pragma once
 
+#include <cuda_runtime.h>
+
 namespace boreas::cuda {
 
 inline constexpr unsigned kFullMask = 0xffffffffu;

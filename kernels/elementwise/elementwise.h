@@ -191,5 +191,16 @@ void launch(Backend, Context& ctx, const AddColumns& op, Tensor scratch);
 void launch(Backend, Context& ctx, const NormaliseFields& op, Tensor scratch);
 void launch(Backend, Context& ctx, const DenormaliseFields& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const Add& op, Tensor scratch);
+void launch(Backend, Context& ctx, const Copy& op, Tensor scratch);
+void launch(Backend, Context& ctx, const Fill& op, Tensor scratch);
+void launch(Backend, Context& ctx, const Blend& op, Tensor scratch);
+void launch(Backend, Context& ctx, const AddPrognostic& op, Tensor scratch);
+void launch(Backend, Context& ctx, const CopyColumns& op, Tensor scratch);
+void launch(Backend, Context& ctx, const AddColumns& op, Tensor scratch);
+void launch(Backend, Context& ctx, const NormaliseFields& op, Tensor scratch);
+void launch(Backend, Context& ctx, const DenormaliseFields& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas

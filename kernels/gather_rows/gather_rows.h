@@ -53,5 +53,9 @@ namespace cpu {
 void launch(Backend, Context& ctx, const GatherRows& op, Tensor scratch);
 void launch(Backend, Context& ctx, const ScatterAddRows& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const GatherRows& op, Tensor scratch);
+void launch(Backend, Context& ctx, const ScatterAddRows& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas

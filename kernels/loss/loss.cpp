@@ -2,6 +2,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/cpu_loops.h"
+#include "kernels/loss/loss_blocks.h"
 
 namespace boreas {
 
@@ -30,6 +31,14 @@ void check_common(const Op& op) {
                op.num_items);
 }
 
+/// Partial sums of the loss: those of the GPU's blocks, or of the parts in which the CPU sums rows.
+int64_t partial_sum_bytes(const Tensor& target, const Tensor& loss) {
+  const int64_t sums = target.device().is_cuda()
+                           ? cuda::loss_blocks(target.rows()) * cuda::loss_sums_a_block(target.cols(), loss.size())
+                           : cpu::summation_parts(target.rows()).num_parts() * loss.size();
+  return sums * int64_t(sizeof(double));
+}
+
 }  // namespace
 
 void WeightedLoss::check() const {
@@ -41,9 +50,7 @@ void WeightedLoss::check() const {
                to_string(node_weights), num_nodes, target.rows());
 }
 
-int64_t WeightedLoss::scratch_bytes() const {
-  return cpu::summation_parts(prediction.rows()).num_parts() * loss.size() * int64_t(sizeof(double));
-}
+int64_t WeightedLoss::scratch_bytes() const { return partial_sum_bytes(target, loss); }
 
 void CrpsLoss::check() const {
   check_common(*this);
@@ -55,7 +62,8 @@ void CrpsLoss::check() const {
 }
 
 int64_t CrpsLoss::scratch_bytes() const {
-  return cpu::summation_parts(target.rows()).num_parts() * (loss.size() + num_members) * int64_t(sizeof(double));
+  const int64_t members = target.device().is_cuda() ? 0 : cpu::summation_parts(target.rows()).num_parts() * num_members;
+  return partial_sum_bytes(target, loss) + members * int64_t(sizeof(double));
 }
 
 }  // namespace boreas

@@ -68,7 +68,8 @@ struct WeightedLoss {
 /// Types    as WeightedLoss
 /// NaN      with ignore_nans a point where the target or any member is NaN adds nothing and has no gradient
 /// Alias    d_prediction may be prediction.   Repeatable: yes, for any thread count.
-/// Errors   shape: sizes disagree;  invalid_argument: fewer than two members, alpha outside [0, 1]
+/// Errors   shape: sizes disagree;  invalid_argument: fewer than two members, alpha outside [0, 1];  unsupported: more
+///          than 64 members on a GPU
 /// Source   Lang et al. 2024 (AIFS-CRPS), equation 4
 struct CrpsLoss {
   static constexpr const char* name = "crps_loss";
@@ -98,5 +99,9 @@ namespace cpu {
 void launch(Backend, Context& ctx, const WeightedLoss& op, Tensor scratch);
 void launch(Backend, Context& ctx, const CrpsLoss& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const WeightedLoss& op, Tensor scratch);
+void launch(Backend, Context& ctx, const CrpsLoss& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas

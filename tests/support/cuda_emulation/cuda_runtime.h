@@ -105,5 +105,7 @@ template <class T>
 void __stcs(T* address, T value) {
   *address = value;
 }
+using std::isfinite;
+using std::isnan;
 using std::max;
 using std::min;
