@@ -86,6 +86,44 @@ TEST(MemoryPlan, OwnersOfBuffersAreWhatIsReallyTaken) {
   EXPECT_GT(planned("scratch"), 0);
 }
 
+TEST(MemoryPlan, Bf16HasMastersAndSmallerActivations) {
+  const auto report_of = [](Precision precision) {
+    RunConfig config = with_memory_settings(Recompute::none, 1);
+    config.precision = precision;
+    return plan_memory(tiny_setup(config), Device::cpu());
+  };
+  const MemoryReport f32 = report_of(Precision::f32), bf16 = report_of(Precision::bf16);
+  const auto bytes = [](const MemoryReport& report, const std::string& owner) {
+    for (const MemoryReport::Line& line : report.training)
+      if (line.owner == owner) return line.bytes;
+    return int64_t{-1};
+  };
+  EXPECT_EQ(bytes(f32, "masters"), 0);
+  EXPECT_EQ(bytes(bf16, "masters"), 2 * bytes(bf16, "parameters"));
+  EXPECT_EQ(bytes(bf16, "optimizer"), 2 * bytes(bf16, "masters"));
+  EXPECT_LT(bf16.training_peak.saved_bytes, f32.training_peak.saved_bytes);
+}
+
+TEST(MemoryPlan, AGpuCanBePlannedForWithoutOne) {
+  RunConfig config = with_memory_settings(Recompute::block, 3);
+  config.precision = Precision::bf16;
+  const int64_t before = live_bytes();
+  const MemoryReport report = plan_memory(tiny_setup(config), Device::planned_cuda());
+  EXPECT_EQ(live_bytes(), before);
+  const auto bytes = [&](const std::string& owner) {
+    for (const MemoryReport::Line& line : report.training)
+      if (line.owner == owner) return line.bytes;
+    return int64_t{-1};
+  };
+  EXPECT_GT(bytes("graph"), 0);
+  EXPECT_EQ(bytes("batch"), 2 * 4 * 4 * test::kTinyRows * test::kTinyColumns * 4);  // samples, times, variables, cells
+  EXPECT_EQ(bytes("staging"), bytes("batch"));
+  EXPECT_EQ(bytes("libraries"), Context::kLibraryWorkspaceBytes);
+  EXPECT_GT(report.context_bytes, 0);
+  EXPECT_GT(report.training_host_bytes, 2 * bytes("batch"));
+  EXPECT_NE(report.table().find("pinned on the host"), std::string::npos);
+}
+
 TEST(MemoryPlan, TheDeviceMustBeThereAndFitThePrecision) {
   RunConfig config = tiny_config();
   EXPECT_EQ(choose_device(config), Device::cpu());
