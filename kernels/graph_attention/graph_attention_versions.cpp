@@ -1,4 +1,4 @@
-#include "kernels/graph_attention/graph_attention_cuda.h"
+#include "kernels/graph_attention/degree3.h"
 
 #include <bit>
 
@@ -72,10 +72,12 @@ namespace {
 using namespace graph_attention;
 
 constexpr GraphAttentionVersion<GraphAttentionForward> kForwardVersions[] = {
+    {"degree3", degree3::supports, degree3::scratch_bytes, BOREAS_LAUNCHER(degree3::launch)},
     {"vectors", supports_vectors, no_scratch, BOREAS_LAUNCHER(launch_vectors)},
     {"general", supports_general, no_scratch, BOREAS_LAUNCHER(launch_general)},
 };
 constexpr GraphAttentionVersion<GraphAttentionBackward> kBackwardVersions[] = {
+    {"degree3", degree3::supports, degree3::scratch_bytes, BOREAS_LAUNCHER(degree3::launch)},
     {"vectors", supports_vectors, vectors_scratch, BOREAS_LAUNCHER(launch_vectors)},
     {"general", supports_general, general_scratch, BOREAS_LAUNCHER(launch_general)},
 };
