@@ -468,7 +468,7 @@ __global__ void __launch_bounds__(kGradientThreads) weight_gradients_kernel(cons
 /// The same on tensor cores, for bf16, heads of a multiple of 32 channels and rows of 16 slots: a warp owns 32 channels
 /// of a head and adds up products of 16 destinations at a time. Elements come in the order in which lanes read them, 16
 /// bytes each: of matrix j of a row, column 2p + e is channel 8p + 2j + e, or slot 4p + 2j + e.
-static __global__ void __launch_bounds__(kGradientThreads)
+[[maybe_unused]] static __global__ void __launch_bounds__(kGradientThreads)
     weight_gradients_tensor_cores_kernel(const WeightGradients<bfloat16> p) {
   const int num_channels = p.num_heads * p.head_size, lane = int(threadIdx.x) % 32, g = lane / 4, c = lane % 4;
   const int channel = (int(blockIdx.y) * kGradientThreads + int(threadIdx.x)) / 32 * 32;
@@ -538,7 +538,7 @@ static __global__ void __launch_bounds__(kGradientThreads)
 /// r + 8, ...; then the rows are added in order.
 constexpr int kSumValues = 32, kSumRows = 8;
 
-static __global__ void __launch_bounds__(kSumValues* kSumRows)
+[[maybe_unused]] static __global__ void __launch_bounds__(kSumValues* kSumRows)
     add_weight_gradients_kernel(const float* partials, int num_parts, int num_channels, int num_attributes,
                                 Rows<float> d_w, float* d_b) {
   __shared__ float sums[kSumRows][kSumValues];

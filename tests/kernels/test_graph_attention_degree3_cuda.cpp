@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/graph_attention/degree3.h"
-#include "tests/support/gpu.h"
 #include "tests/support/cases/graph_attention_degree3.h"
+#include "tests/support/gpu.h"
 
 #ifdef BOREAS_WITH_CUDA
 #include <cuda_runtime_api.h>
