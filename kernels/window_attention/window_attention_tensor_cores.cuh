@@ -150,7 +150,7 @@ __device__ inline void store_rows(const Sizes& n, const float (&sums)[kM][kD / 8
 // --- forward ---
 
 template <int kD_, int kM_, int kColumns_, int kBlocks_>
-struct Shape {
+struct TileShape {
   static constexpr int kD = kD_, kM = kM_, kColumns = kColumns_;
   static constexpr int kBlocks = kBlocks_;  // resident on a multiprocessor
   static constexpr int kWarpRows = 16 * kM, kRows = kWarps * kWarpRows;
@@ -413,10 +413,13 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) backward_keys_tensor_cor
 /// Calls f<shape of forward, shape of d_q, shape of d_k and d_v>() for the narrowest that holds the head.
 template <class F>
 void with_shapes(int64_t head_size, F&& f) {
-  if (head_size <= 16) return f.template operator()<Shape<16, 2, 64, 3>, Shape<16, 2, 64, 2>, Shape<16, 2, 64, 2>>();
-  if (head_size <= 32) return f.template operator()<Shape<32, 2, 64, 2>, Shape<32, 2, 64, 2>, Shape<32, 2, 64, 2>>();
-  if (head_size <= 64) return f.template operator()<Shape<64, 2, 64, 2>, Shape<64, 2, 32, 2>, Shape<64, 2, 32, 2>>();
-  f.template operator()<Shape<128, 1, 64, 2>, Shape<128, 1, 32, 2>, Shape<128, 1, 32, 2>>();
+  if (head_size <= 16)
+    return f.template operator()<TileShape<16, 2, 64, 3>, TileShape<16, 2, 64, 2>, TileShape<16, 2, 64, 2>>();
+  if (head_size <= 32)
+    return f.template operator()<TileShape<32, 2, 64, 2>, TileShape<32, 2, 64, 2>, TileShape<32, 2, 64, 2>>();
+  if (head_size <= 64)
+    return f.template operator()<TileShape<64, 2, 64, 2>, TileShape<64, 2, 32, 2>, TileShape<64, 2, 32, 2>>();
+  f.template operator()<TileShape<128, 1, 64, 2>, TileShape<128, 1, 32, 2>, TileShape<128, 1, 32, 2>>();
 }
 
 inline void launch_tensor_cores(Context& ctx, const WindowAttentionForward& op) {
