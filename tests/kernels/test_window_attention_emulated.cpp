@@ -13,7 +13,9 @@ using namespace window_attention;
 namespace kernels = cuda::window_attention;
 
 void expect_emulated_parity(DType dtype, const Case& c, auto&& launch_forward, auto&& launch_backward) {
-  for (const emulation::Order order : {emulation::Order::ascending, emulation::Order::descending}) {
+  for (const emulation::Order order : {emulation::Order::descending, emulation::Order::ascending}) {
+    // Long cases in one order only: a missing barrier shows in short ones too.
+    if (c.length * c.head_size > 4000 && order == emulation::Order::ascending) continue;
     SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << c << ", threads "
                                     << (order == emulation::Order::ascending ? "ascending" : "descending"));
     emulation::order() = order;
