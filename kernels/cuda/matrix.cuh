@@ -66,6 +66,13 @@ __device__ inline float fast_exp2(float x) {
   return y;
 }
 
+/// 1 / x, to 1 ulp.
+__device__ inline float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// Two values rounded to bf16, `low` in the lower half.
 __device__ inline uint32_t pack_bf16(float low, float high) {
   uint32_t out;

@@ -39,18 +39,19 @@ struct LayerNormForward {
 ///
 ///   d_x = rstd * (a - mean(a) - xhat * mean(a * xhat)) + d_residual
 ///   d_gamma[c] += sum_{n,g} d_y * xhat        d_beta[c] += sum_{n,g} d_y
+///   y = gamma * xhat + beta                   (what forward gave, again, if wanted; only then is beta read)
 ///
-/// Shapes   as forward; d_residual, d_x: [N, C]   d_gamma, d_beta: [G]; d_residual, d_gamma, d_beta may be empty
+/// Shapes   as forward; d_residual, d_x, y: [N, C]   d_gamma, d_beta: [G]; d_residual, d_gamma, d_beta, y may be empty
 /// Types    as forward, d_y as y; d_x: that type or accumulator_of it;  d_residual: as d_x;  d_gamma, d_beta:
 ///          accumulator_of that type
-/// Alias    d_x may be d_y, where their types are equal, or d_residual.   Repeatable: yes, for any thread count.
-/// Errors   as forward
+/// Alias    d_x may be d_y, where their types are equal, or d_residual; y may be d_y, but not d_x.   Repeatable: yes,
+/// for any thread count. Errors   as forward
 struct LayerNormBackward {
   static constexpr const char* name = "layer_norm_backward";
-  Tensor x, gamma, stats;
+  Tensor x, gamma, beta, stats;
   int64_t groups = 1;
   Tensor d_y, d_residual;
-  Tensor d_x, d_gamma, d_beta;
+  Tensor d_x, d_gamma, d_beta, y;
 
   void check() const;
   int64_t scratch_bytes() const;
@@ -58,12 +59,14 @@ struct LayerNormBackward {
   void tensors(auto&& f) const {
     f("x", x, Access::read);
     f("gamma", gamma, Access::read);
+    f("beta", y ? beta : Tensor(), Access::read);
     f("stats", stats, Access::read);
     f("d_y", d_y, Access::read);
     f("d_residual", d_residual, Access::read);
     f("d_x", d_x, Access::write);
     f("d_gamma", d_gamma, Access::update);
     f("d_beta", d_beta, Access::update);
+    f("y", y, Access::write);
   }
 };
 

@@ -40,9 +40,10 @@ struct ParameterSums {
   T *d_gamma, *d_beta;  // null: not wanted
 };
 
+// y and beta may be null.
 template <class T>
-void differentiate_segment(const T* x, const T* gamma, const T* stats, const T* d_y, const T* d_residual, int64_t width,
-                           T* d_x, ParameterSums<T> sums) {
+void differentiate_segment(const T* x, const T* gamma, const T* beta, const T* stats, const T* d_y, const T* d_residual,
+                           int64_t width, T* d_x, T* y, ParameterSums<T> sums) {
   const T mean = stats[0], rstd = stats[1];
   if (sums.d_gamma) {
 #pragma omp simd
@@ -68,6 +69,9 @@ void differentiate_segment(const T* x, const T* gamma, const T* stats, const T* 
     for (int64_t c = 0; c < width; ++c)
       d_x[c] = rstd * (d_y[c] * gamma[c] - mean_a - (x[c] - mean) * rstd * mean_product);
   }
+  if (!y) return;
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) y[c] = (x[c] - mean) * rstd * gamma[c] + (beta ? beta[c] : T(0));
 }
 
 }  // namespace
@@ -89,6 +93,7 @@ void cpu::launch(Backend, Context&, const LayerNormBackward& op, Tensor scratch)
   dispatch_float(op.x.dtype(), [&]<class T>() {
     const int64_t width = op.gamma.size();
     const T* const gamma = op.gamma.as<T>();
+    const T* const beta = op.beta ? op.beta.as<T>() : nullptr;
     const bool want_sums = op.d_gamma || op.d_beta;
     T* const part_sums = static_cast<T*>(scratch.data());  // [parts, 2, width]: d_gamma, d_beta
     const Partition parts = summation_parts(op.x.rows());
@@ -102,9 +107,9 @@ void cpu::launch(Backend, Context&, const LayerNormBackward& op, Tensor scratch)
       for (int64_t i = parts[p].begin; i < parts[p].end; ++i)
         for (int64_t g = 0; g < op.groups; ++g) {
           const int64_t begin = g * width;
-          differentiate_segment(op.x.row<T>(i) + begin, gamma, op.stats.row<T>(i * op.groups + g),
-                                op.d_y.row<T>(i) + begin, op.d_residual ? op.d_residual.row<T>(i) + begin : nullptr,
-                                width, op.d_x.row<T>(i) + begin, sums);
+          const auto part_of = [&](const Tensor& tensor) { return tensor ? tensor.row<T>(i) + begin : nullptr; };
+          differentiate_segment<T>(part_of(op.x), gamma, beta, op.stats.row<T>(i * op.groups + g), part_of(op.d_y),
+                                   part_of(op.d_residual), width, part_of(op.d_x), part_of(op.y), sums);
         }
     }
     const auto add_parts = [&](const Tensor& out, int64_t which) {

@@ -139,6 +139,23 @@ TEST(LayerNorm, BackwardInSinglePrecisionMatchesDouble) {
   }
 }
 
+TEST(LayerNorm, BackwardGivesTheResultAgain) {
+  Workspace w;
+  const Case c = make_case(w, DType::f64, {40, 12, 3});
+  const Tensor beta = w.random(DType::f64, {4}), y = w.output(DType::f64, {40, 12}),
+               d_x = w.output(DType::f64, {40, 12});
+  run(w.ctx,
+      LayerNormForward{
+          .x = c.x, .gamma = c.gamma, .beta = beta, .groups = 3, .y = y, .stats = w.output(DType::f64, {120, 2})});
+  LayerNormBackward op = c.op(d_x, {}, {});
+  op.beta = beta;
+  op.y = c.d_y;
+  run(w.ctx, op);
+  expect_close(c.d_y, y);
+  op.y = d_x;
+  BOREAS_EXPECT_ERROR(run(w.ctx, op), invalid_argument, "y and d_x must not be the same memory");
+}
+
 TEST(LayerNorm, BackwardMayWriteOverItsInputs) {
   for (const bool over_residual : {false, true}) {
     Workspace w;

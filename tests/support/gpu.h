@@ -42,6 +42,18 @@ class GpuWorkspace {
     return device;
   }
 
+  /// A copy that is a column slice of a wider matrix: strided and, with an odd number of columns before it, not
+  /// aligned.
+  Tensor upload_strided(const Tensor& host, int64_t columns_before = 1, int64_t columns_after = 4) {
+    const int64_t width = columns_before + host.cols() + columns_after;
+    const int64_t bytes = std::max<int64_t>(host.rows(), 1) * width * size_of(host.dtype());
+    const Tensor wide =
+        buffers_.emplace_back(Buffer::on(Device::cuda(0), bytes, "test")).tensor(host.dtype(), {host.rows(), width});
+    const Tensor device = wide.columns({columns_before, columns_before + host.cols()});
+    copy(device, host);
+    return device;
+  }
+
   /// Copies the elements of a tensor, on either side, over those of another.
   void copy(const Tensor& to, const Tensor& from) {
     const int64_t element = size_of(from.dtype());

@@ -60,6 +60,7 @@ void wait_for_copies() {
 }
 
 inline float fast_exp2(float x) { return std::exp2(x); }
+inline float fast_reciprocal(float x) { return 1 / x; }
 inline uint32_t pack_bf16(float low, float high) { return bfloat16(low).bits | uint32_t(bfloat16(high).bits) << 16; }
 
 }  // namespace boreas::cuda
