@@ -11,7 +11,7 @@ namespace boreas {
 ///   y = x Phi(x),   Phi(x) = (1 + erf(x / sqrt(2))) / 2
 ///
 /// Shapes   x, y: [N, C]
-/// Types    equal: f64 | f32
+/// Types    equal: f64 | f32 (GPU: f32 | bf16)
 /// Alias    y may be x.   Repeatable: yes.   Saves for backward: x
 /// Errors   shape: x and y disagree;  invalid_argument: types differ
 /// Source   Hendrycks, Gimpel 2016, equation 1
@@ -63,7 +63,7 @@ struct EnumNames<Gate> {
 ///   y = f(gate) * value,   f by `kind`:  1/(1+exp(-g)) | g/(1+exp(-g)) | g Phi(g) | max(g, 0)
 ///
 /// Shapes   gate, value, y: [N, H]
-/// Types    equal: f64 | f32
+/// Types    equal: f64 | f32 (GPU: f32 | bf16)
 /// Alias    y may be gate or value.   Repeatable: yes.   Saves for backward: gate, value
 /// Errors   shape: they disagree;  invalid_argument: types differ
 /// Source   Shazeer 2020, section 2
@@ -111,5 +111,11 @@ void launch(Backend, Context& ctx, const GeluBackward& op, Tensor scratch);
 void launch(Backend, Context& ctx, const GatedForward& op, Tensor scratch);
 void launch(Backend, Context& ctx, const GatedBackward& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const GeluForward& op, Tensor scratch);
+void launch(Backend, Context& ctx, const GeluBackward& op, Tensor scratch);
+void launch(Backend, Context& ctx, const GatedForward& op, Tensor scratch);
+void launch(Backend, Context& ctx, const GatedBackward& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas
