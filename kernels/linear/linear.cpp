@@ -4,6 +4,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/cpu_loops.h"
+#include "kernels/linear/linear_scratch.h"
 
 namespace boreas {
 
@@ -11,15 +12,10 @@ namespace {
 
 void check_widths(const char* op, int64_t m, int64_t k) {
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+  BOREAS_CHECK(m >= 1 && k >= 1, shape, "{}: a weight of [{}, {}] has nothing to multiply", op, m, k);
   BOREAS_CHECK(m <= kLargest && k <= kLargest, unsupported,
                "{}: a weight of [{}, {}] has more rows or columns than a matrix product takes ({})", op, m, k,
                kLargest);
-}
-
-// Of the operands of the products, which d_y may exceed.
-DType storage_type(const LinearBackward& op) {
-  if (op.d_weight && op.x) return op.x.dtype();
-  return op.d_x && op.weight ? op.weight.dtype() : op.d_y.dtype();
 }
 
 }  // namespace
@@ -54,9 +50,14 @@ void LinearForward::check() const {
   check_widths(name, weight.rows(), weight.cols());
 }
 
+int64_t LinearForward::scratch_bytes() const {
+  // On a GPU the bias, in the type of y and aligned, as the product wants it.
+  return y.device().is_cuda() && bias ? bias.size() * size_of(y.dtype()) : 0;
+}
+
 void LinearBackward::check() const {
   check_floating(name, "d_y", d_y);
-  const DType dtype = storage_type(*this);
+  const DType dtype = storage_type();
   check_dtype_or_accumulator(name, "d_y", d_y, dtype);
   if (d_x) {
     check_dtype(name, "weight", weight, dtype);
@@ -88,6 +89,7 @@ void LinearBackward::check() const {
 }
 
 int64_t LinearBackward::scratch_bytes() const {
+  if (d_y.device().is_cuda()) return cuda::LinearScratch(*this, storage_type()).bytes;
   if (!d_bias) return 0;
   return cpu::summation_parts(d_y.rows()).num_parts() * d_y.cols() * size_of(accumulator_of(d_y.dtype()));
 }

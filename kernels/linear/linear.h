@@ -8,6 +8,11 @@ namespace boreas {
 /// What a linear layer applies to its result. gelu is exact (erf); see activation.h.
 enum class Activation : uint8_t { none, gelu };
 
+/// Who applies, on a GPU, what goes with a product: GELU, its derivative, the sums of a bias gradient. fused: the
+/// product itself, where it can: its GELU is the tanh form (in bf16 only), and bias gradients sum d_y as rounded for
+/// the product. separate: kernels of their own, exact. automatic: separate.
+enum class LinearEpilogue : uint8_t { automatic, fused, separate };
+
 /// Linear map of rows, forward.
 ///
 ///   z[n,m] = sum_k x[n,k] weight[m,k] + bias[m]       y = activation(z) + residual
@@ -27,8 +32,10 @@ struct LinearForward {
   Activation activation = Activation::none;
   Tensor pre_activation;
   Tensor y;
+  LinearEpilogue epilogue = LinearEpilogue::automatic;
 
   void check() const;
+  int64_t scratch_bytes() const;
   int64_t flops() const { return 2 * x.rows() * x.cols() * weight.rows(); }
   void tensors(auto&& f) const {
     f("x", x, Access::read);
@@ -63,7 +70,13 @@ struct LinearBackward {
   Tensor d_x;
   bool accumulate_d_x = false;
   Tensor d_weight, d_bias;
+  LinearEpilogue epilogue = LinearEpilogue::automatic;
 
+  /// Type of the products' operands, which d_y and d_x may exceed.
+  DType storage_type() const {
+    if (d_weight && x) return x.dtype();
+    return d_x && weight ? weight.dtype() : d_y.dtype();
+  }
   void check() const;
   int64_t scratch_bytes() const;
   int64_t flops() const {
@@ -84,5 +97,9 @@ namespace cpu {
 void launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch);
 void launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratch);
 }  // namespace cpu
+namespace cuda {
+void launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch);
+void launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratch);
+}  // namespace cuda
 
 }  // namespace boreas

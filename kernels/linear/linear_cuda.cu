@@ -1,0 +1,260 @@
+// Products by cuBLASLt. It sees matrices by columns: a row-major tensor [R, C] is its C x R matrix, so y = x W^T is
+// y' = W x' there, with the bias along the rows, as its epilogues want it.
+#include <cublasLt.h>
+
+#include <array>
+#include <map>
+#include <type_traits>
+
+#include "kernels/activation/activation.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/linear/linear.h"
+#include "kernels/linear/linear_kernels.cuh"
+
+namespace boreas {
+
+namespace {
+
+using namespace cuda;
+
+#define BOREAS_CUBLAS(op, call)                                                                                       \
+  do {                                                                                                                \
+    const cublasStatus_t status_ = (call);                                                                            \
+    BOREAS_CHECK(status_ == CUBLAS_STATUS_SUCCESS, device, "{}: cuBLASLt: {}", op, cublasLtGetStatusString(status_)); \
+  } while (false)
+
+/// d = epilogue(op(a) op(b) + c); op transposes or not. All are matrices as cuBLASLt sees them.
+struct Product {
+  const char* name;
+  Tensor a, b;
+  bool transpose_a = false, transpose_b = false;
+  Tensor c;  ///< empty: nothing is added
+  Tensor d;
+  cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  Tensor bias, aux;
+};
+
+cudaDataType_t type_of(const Tensor& tensor) { return tensor.dtype() == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
+
+/// Of a tensor of one row, which may have any.
+int64_t stride_of(const Tensor& tensor) {
+  return tensor.rows() <= 1 ? std::max<int64_t>(tensor.cols(), 1) : tensor.row_stride();
+}
+
+/// In bytes. No more than rows have in the end, so that the algorithm does not depend on where the arena puts a tensor.
+uint32_t alignment_of(const Tensor& tensor) {
+  const uint64_t address = reinterpret_cast<uintptr_t>(tensor.data()) | uint64_t{16};
+  return uint32_t(address & -address);
+}
+
+class CublasLt {
+ public:
+  explicit CublasLt(Context& ctx) : workspace_(ctx.library_workspace().data()) {
+    BOREAS_CUBLAS("linear", cublasLtCreate(&handle_));
+  }
+  ~CublasLt() { cublasLtDestroy(handle_); }
+  CublasLt(const CublasLt&) = delete;
+
+  void multiply(Context& ctx, const Product& p) {
+    Plan& plan = plan_of(ctx, p);
+    set_pointers(p, plan);
+    const float alpha = 1, beta = p.c ? 1 : 0;
+    BOREAS_CUBLAS(p.name, cublasLtMatmul(handle_, &plan.operation, &alpha, p.a.data(), &plan.a, p.b.data(), &plan.b,
+                                         &beta, p.c ? p.c.data() : p.d.data(), &plan.c, p.d.data(), &plan.d,
+                                         &plan.algorithm, workspace_, Context::kLibraryWorkspaceBytes, stream_of(ctx)));
+  }
+
+ private:
+  struct Plan {
+    cublasLtMatmulDescOpaque_t operation;
+    cublasLtMatrixLayoutOpaque_t a, b, c, d;
+    cublasLtMatmulAlgo_t algorithm;
+  };
+  using Key = std::array<int64_t, 17>;
+
+  template <class T>
+  static void set(const char* op, Plan& plan, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+    BOREAS_CUBLAS(op, cublasLtMatmulDescSetAttribute(&plan.operation, attribute, &value, sizeof(value)));
+  }
+
+  static void set_pointers(const Product& p, Plan& plan) {
+    if (p.bias) set(p.name, plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias.data());
+    if (p.aux) set(p.name, plan, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p.aux.data());
+  }
+
+  /// The plan of a product of this kind, made when it is first met. Device and library do not change within a context.
+  Plan& plan_of(Context& ctx, const Product& p) {
+    const Tensor& c = p.c ? p.c : p.d;
+    const int64_t kinds = p.transpose_a + 2 * p.transpose_b + 4 * bool(p.c) + 8 * int64_t(p.a.dtype()) +
+                          64 * int64_t(p.d.dtype()) + 512 * int64_t(p.epilogue);
+    Key key{p.a.rows(),     p.a.cols(),   stride_of(p.a), p.b.rows(),       p.b.cols(), p.d.rows(),
+            stride_of(p.b), stride_of(c), stride_of(p.d), stride_of(p.aux), kinds};
+    size_t at = 11;
+    for (const Tensor* tensor : {&p.a, &p.b, &c, &p.d, &p.bias, &p.aux}) key[at++] = alignment_of(*tensor);
+    const auto [entry, is_new] = plans_.try_emplace(key);
+    if (is_new) {
+      try {
+        make_plan(ctx, p, c, entry->second);
+      } catch (...) {
+        plans_.erase(entry);
+        throw;
+      }
+    }
+    return entry->second;
+  }
+
+  void make_plan(Context& ctx, const Product& p, const Tensor& c, Plan& plan) {
+    BOREAS_CUBLAS(p.name, cublasLtMatmulDescInit(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    set(p.name, plan, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(p.name, plan, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(p.name, plan, CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue);
+    if (p.bias) set(p.name, plan, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(p.bias));
+    if (p.aux) set(p.name, plan, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, stride_of(p.aux));
+    set_pointers(p, plan);  // the heuristic sees their alignment
+    const auto init_layout = [&](cublasLtMatrixLayoutOpaque_t& layout, const Tensor& tensor) {
+      BOREAS_CUBLAS(
+          p.name, cublasLtMatrixLayoutInit(&layout, type_of(tensor), tensor.cols(), tensor.rows(), stride_of(tensor)));
+    };
+    init_layout(plan.a, p.a);
+    init_layout(plan.b, p.b);
+    init_layout(plan.c, c);
+    init_layout(plan.d, p.d);
+
+    cublasLtMatmulPreferenceOpaque_t preference;
+    BOREAS_CUBLAS(p.name, cublasLtMatmulPreferenceInit(&preference));
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+      BOREAS_CUBLAS(p.name, cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)));
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(Context::kLibraryWorkspaceBytes));
+    // Parts of a sum that is split are added in a fixed order and in f32: not by atomics, not rounded.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(p.a));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(p.b));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(c));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(p.d));
+    cublasLtMatmulHeuristicResult_t result{};
+    int found = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c,
+                                                                 &plan.d, &preference, 1, &result, &found);
+    BOREAS_CHECK(status == CUBLAS_STATUS_SUCCESS && found == 1, unsupported,
+                 "{}: cuBLASLt {} knows no algorithm for {} (row stride {}) times {} (row stride {}) into {} (row "
+                 "stride {}), epilogue {}: {}",
+                 p.name, cublasLtGetVersion(), to_string(p.a), stride_of(p.a), to_string(p.b), stride_of(p.b),
+                 to_string(p.d), stride_of(p.d), int(p.epilogue), cublasLtGetStatusString(status));
+    plan.algorithm = result.algo;
+    if (ctx.log_debug) ctx.log_debug(describe(p, result));
+  }
+
+  static std::string describe(const Product& p, const cublasLtMatmulHeuristicResult_t& result) {
+    const auto get = [&]<class T>(cublasLtMatmulAlgoConfigAttributes_t attribute, T value) {
+      size_t written = 0;
+      cublasLtMatmulAlgoConfigGetAttribute(&result.algo, attribute, &value, sizeof(value), &written);
+      return value;
+    };
+    return fmt::format(
+        "{}: a={} b={} d={} epilogue={} cublaslt={} algorithm={} tile={} stages={} split_k={} workspace_bytes={}",
+        p.name, to_string(p.a), to_string(p.b), to_string(p.d), int(p.epilogue), cublasLtGetVersion(),
+        get(CUBLASLT_ALGO_CONFIG_ID, int32_t{}), get(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{}),
+        get(CUBLASLT_ALGO_CONFIG_STAGES_ID, uint32_t{}), get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{}),
+        result.workspaceSize);
+  }
+
+  void* workspace_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<Key, Plan> plans_;
+};
+
+void check_type(const char* op, DType dtype) {
+  BOREAS_CHECK(dtype != DType::f64, unsupported, "{} computes in f32 or bf16 on a GPU, not in f64", op);
+}
+
+/// The bias in the type of y and aligned to 16 bytes: itself, or a copy in scratch memory.
+Tensor bias_for_product(const LinearForward& op, const Tensor& scratch, cudaStream_t stream) {
+  if (!op.bias || (op.bias.dtype() == op.y.dtype() && alignment_of(op.bias) == 16)) return op.bias;
+  const Tensor copy(scratch.data(), op.y.dtype(), {op.bias.size()}, op.y.device());
+  if (op.bias.dtype() == DType::f32)
+    launch_convert_vector<float, float>(op.bias, copy, stream);
+  else if (op.y.dtype() == DType::f32)
+    launch_convert_vector<bfloat16, float>(op.bias, copy, stream);
+  else
+    launch_convert_vector<bfloat16, bfloat16>(op.bias, copy, stream);
+  return copy;
+}
+
+/// Whether a product can apply GELU, or its derivative, with this pre-activation (which may be empty).
+bool fuses_gelu(LinearEpilogue epilogue, DType dtype, const Tensor& pre_activation) {
+  return epilogue == LinearEpilogue::fused && dtype == DType::bf16 && stride_of(pre_activation) % 8 == 0 &&
+         alignment_of(pre_activation) == 16;
+}
+
+}  // namespace
+
+void cuda::launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch) {
+  check_type(op.name, op.x.dtype());
+  if (op.y.size() == 0) return;
+  const bool gelu = op.activation == Activation::gelu,
+             fused = gelu && fuses_gelu(op.epilogue, op.x.dtype(), op.pre_activation);
+  Product product{.name = op.name,
+                  .a = op.weight,
+                  .b = op.x,
+                  .transpose_a = true,
+                  .c = op.residual,
+                  .d = gelu && !fused && op.pre_activation ? op.pre_activation : op.y,
+                  .bias = bias_for_product(op, scratch, stream_of(ctx))};
+  if (fused && op.pre_activation) {
+    product.epilogue = op.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    product.aux = op.pre_activation;
+  } else if (fused) {
+    product.epilogue = op.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+  } else if (op.bias) {
+    product.epilogue = CUBLASLT_EPILOGUE_BIAS;
+  }
+  ctx.library<CublasLt>().multiply(ctx, product);
+  if (gelu && !fused) launch(Backend{}, ctx, GeluForward{.x = product.d, .y = op.y}, {});
+}
+
+void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratch_memory) {
+  const DType dtype = op.storage_type();
+  check_type(op.name, dtype);
+  if (op.d_y.size() == 0) return;
+  const LinearScratch scratch(op, dtype, scratch_memory.data());
+  const bool wants_weight = op.d_weight && op.d_weight.size() > 0, wants_x = op.d_x && op.d_x.size() > 0;
+  const bool fuses_bias = op.d_bias && wants_weight && op.epilogue == LinearEpilogue::fused;
+  if ((op.d_bias && !fuses_bias) || scratch.rounded) {
+    LinearBackward sums = op;
+    if (fuses_bias) sums.d_bias = {};
+    if (op.d_y.dtype() == DType::bf16)
+      launch_sum_columns<bfloat16>(sums, scratch, stream_of(ctx));
+    else
+      launch_sum_columns<float>(sums, scratch, stream_of(ctx));
+  }
+  const Tensor d_y = scratch.rounded ? Tensor(scratch.rounded, dtype, {op.d_y.rows(), op.d_y.cols()}, op.d_y.device(),
+                                              scratch.rounded_stride)
+                                     : op.d_y;
+  CublasLt& library = ctx.library<CublasLt>();
+  if (wants_weight) {
+    Product product{.name = op.name, .a = op.x, .b = d_y, .transpose_b = true, .c = op.d_weight, .d = op.d_weight};
+    if (fuses_bias) {
+      product.epilogue = CUBLASLT_EPILOGUE_BGRADB;
+      product.bias = Tensor(scratch.partial_sums, DType::f32, {op.d_bias.size()}, op.d_y.device());
+    }
+    library.multiply(ctx, product);
+    if (fuses_bias)
+      launch_add_partial_sums<float>(scratch.partial_sums, 1, op.d_bias.size(), op.d_bias.size(), op.d_bias.as<float>(),
+                                     nullptr, stream_of(ctx));
+  }
+  if (wants_x) {
+    const bool fused = op.pre_activation && fuses_gelu(op.epilogue, dtype, op.pre_activation);
+    library.multiply(ctx, Product{.name = op.name,
+                                  .a = op.weight,
+                                  .b = d_y,
+                                  .c = op.accumulate_d_x ? op.d_x : Tensor(),
+                                  .d = op.d_x,
+                                  .epilogue = fused ? CUBLASLT_EPILOGUE_DGELU : CUBLASLT_EPILOGUE_DEFAULT,
+                                  .aux = fused ? op.pre_activation : Tensor()});
+    if (op.pre_activation && !fused)
+      launch(Backend{}, ctx, GeluBackward{.x = op.pre_activation, .d_y = op.d_x, .d_x = op.d_x}, {});
+  }
+}
+
+}  // namespace boreas
