@@ -31,10 +31,75 @@ void add_all() {
   }
 }
 
+#ifdef BOREAS_WITH_CUDA
+LinearForward gpu_forward(Bench& b, Sizes s) {
+  return {.x = b.random(DType::bf16, {s.n, s.k}),
+          .weight = b.random(DType::bf16, {s.m, s.k}),
+          .bias = b.random(DType::bf16, {s.m}),
+          .y = b.zeros(DType::bf16, {s.n, s.m})};
+}
+
+// Layers of models on N320 (542,080 nodes) with icosahedron 6 (40,962) or O96 (40,320) inside, in bf16.
+void add_gpu_cases() {
+  if (num_cuda_devices() == 0) return;
+  for (const Sizes s :
+       {Sizes{542080, 226, 512}, Sizes{542080, 512, 89}, Sizes{542080, 512, 512}, Sizes{542080, 512, 1536},
+        Sizes{542080, 1024, 1024}, Sizes{40962, 512, 512}, Sizes{40962, 512, 1536}, Sizes{40962, 1024, 3072},
+        Sizes{542080, 512, 2048}, Sizes{542080, 1024, 4096}, Sizes{40962, 512, 2048}, Sizes{40962, 1024, 4096}}) {
+    const std::string sizes = fmt::format("/gpu/bf16/{}x{}x{}", s.n, s.k, s.m);
+    const bool mlp = s.m == 4 * s.k;  // the two layers of an MLP: k -> m, GELU, m -> k
+    add_gpu("linear_forward" + sizes, [=](Bench& b) { return gpu_forward(b, s); });
+    add_gpu("linear_d_x" + sizes, [=](Bench& b) {
+      return LinearBackward{.weight = b.random(DType::bf16, {s.m, s.k}),
+                            .d_y = b.random(DType::bf16, {s.n, s.m}),
+                            .d_x = b.zeros(DType::bf16, {s.n, s.k})};
+    });
+    if (mlp)
+      add_gpu("linear_residual" + sizes, [=](Bench& b) {
+        LinearForward op = gpu_forward(b, {s.n, s.m, s.k});
+        op.residual = b.random(DType::bf16, {s.n, s.k});
+        return op;
+      });
+    for (const auto& [name, epilogue] :
+         {std::pair{"separate", LinearEpilogue::separate}, std::pair{"fused", LinearEpilogue::fused}}) {
+      const auto add_with = [&, epilogue = epilogue](const char* op, auto make) {
+        add_gpu(fmt::format("{}{}/{}", op, sizes, name), [=](Bench& b) {
+          auto out = make(b);
+          out.epilogue = epilogue;
+          return out;
+        });
+      };
+      add_with("linear_d_weight", [=](Bench& b) {
+        return LinearBackward{.x = b.random(DType::bf16, {s.n, s.k}),
+                              .d_y = b.random(DType::bf16, {s.n, s.m}),
+                              .d_weight = b.zeros(DType::f32, {s.m, s.k}),
+                              .d_bias = b.zeros(DType::f32, {s.m})};
+      });
+      if (!mlp) continue;
+      add_with("linear_gelu", [=](Bench& b) {
+        LinearForward op = gpu_forward(b, s);
+        op.activation = Activation::gelu;
+        op.pre_activation = b.zeros(DType::bf16, {s.n, s.m});
+        return op;
+      });
+      add_with("linear_d_x_through_gelu", [=](Bench& b) {
+        return LinearBackward{.weight = b.random(DType::bf16, {s.k, s.m}),
+                              .d_y = b.random(DType::bf16, {s.n, s.k}),
+                              .pre_activation = b.random(DType::bf16, {s.n, s.m}),
+                              .d_x = b.zeros(DType::bf16, {s.n, s.m})};
+      });
+    }
+  }
+}
+#endif
+
 }  // namespace
 }  // namespace boreas::bench
 
 int main(int argc, char** argv) {
   boreas::bench::add_all();
+#ifdef BOREAS_WITH_CUDA
+  boreas::bench::add_gpu_cases();
+#endif
   return boreas::bench::main(argc, argv);
 }

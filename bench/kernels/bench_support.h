@@ -16,6 +16,7 @@
 #include "kernels/core/op.h"
 #include "kernels/core/rng.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/linear/linear.h"
 
 #ifdef BOREAS_WITH_CUDA
 #include <cuda_runtime_api.h>
@@ -163,23 +164,44 @@ inline double gpu_copy_bandwidth() {
   return value;
 }
 
-/// Times the op on the GPU with events around batches of launches.
+/// FLOP/s of a square bf16 product of random values: the ceiling of what is bound by the matrix units.
+inline double gpu_matrix_flops() {
+  static const double value = [] {
+    constexpr int64_t n = 8192;
+    Bench bench(Device::cuda(0));
+    const LinearForward op{.x = bench.random(DType::bf16, {n, n}),
+                           .weight = bench.random(DType::bf16, {n, n}),
+                           .y = bench.zeros(DType::bf16, {n, n})};
+    return double(op.flops()) / best_seconds(10, [&] {
+             run(bench.ctx, op);
+             bench.ctx.compute().synchronize();
+           });
+  }();
+  return value;
+}
+
+/// Times the op on the GPU with events around batches of launches, of about a millisecond at least.
 template <class Op>
 void measure_gpu(benchmark::State& state, Bench& bench, const Op& op) {
-  constexpr int kBatch = 20;
   const auto stream = static_cast<cudaStream_t>(bench.ctx.compute().native());
   cudaEvent_t begin = nullptr, end = nullptr;
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
   for (int i = 0; i < 3; ++i) run(bench.ctx, op);
+  bench.ctx.compute().synchronize();
+  const int batch = std::clamp(int(1e-3 / seconds_of([&] {
+                                     run(bench.ctx, op);
+                                     bench.ctx.compute().synchronize();
+                                   })),
+                               1, 20);
   for (auto _ : state) {
     cudaEventRecord(begin, stream);
-    for (int i = 0; i < kBatch; ++i) run(bench.ctx, op);
+    for (int i = 0; i < batch; ++i) run(bench.ctx, op);
     cudaEventRecord(end, stream);
     cudaEventSynchronize(end);
     float milliseconds = 0;
     cudaEventElapsedTime(&milliseconds, begin, end);
-    state.SetIterationTime(milliseconds * 1e-3 / kBatch);
+    state.SetIterationTime(milliseconds * 1e-3 / batch);
   }
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
@@ -190,6 +212,7 @@ void measure_gpu(benchmark::State& state, Bench& bench, const Op& op) {
   state.counters["TFLOP/s"] = rate(double(op.flops()) * 1e-12);
   state.counters["GB/s"] = rate(bytes * 1e-9);
   state.counters["of_copy"] = rate(bytes / gpu_copy_bandwidth());
+  state.counters["of_matrix"] = rate(double(op.flops()) / gpu_matrix_flops());
 }
 
 /// The same on the first GPU. The minimal time counts one launch of a batch, so it is short.
@@ -213,6 +236,7 @@ inline int main(int argc, char** argv) {
     cudaGetDeviceProperties(&properties, 0);
     benchmark::AddCustomContext("gpu", properties.name);
     benchmark::AddCustomContext("gpu_copy_gbps", fmt::format("{:.1f}", gpu_copy_bandwidth() * 1e-9));
+    benchmark::AddCustomContext("gpu_matrix_tflops", fmt::format("{:.1f}", gpu_matrix_flops() * 1e-12));
   }
 #endif
   benchmark::RunSpecifiedBenchmarks();
