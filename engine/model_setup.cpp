@@ -109,9 +109,15 @@ std::string text_of(const std::vector<std::string>& lines) {
 
 // Keys of `data` and `model` that do not change what the weights mean.
 bool is_free(const std::string& key) {
-  static const char* const free[] = {
-      "data.dataset",     "data.training",   "data.validation",          "data.prefetch",
-      "data.num_threads", "model.recompute", "model.encoder.num_chunks", "model.decoder.num_chunks"};
+  static const char* const free[] = {"data.dataset",
+                                     "data.training",
+                                     "data.validation",
+                                     "data.prefetch",
+                                     "data.num_threads",
+                                     "model.recompute",
+                                     "model.processor.attention_kernel",
+                                     "model.encoder.num_chunks",
+                                     "model.decoder.num_chunks"};
   return std::any_of(std::begin(free), std::end(free), [&](const std::string& prefix) {
     return key.starts_with(prefix) && (key.size() == prefix.size() || key[prefix.size()] == '.');
   });

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/bounding/bounding.h"
+#include "kernels/window_attention/window_attention.h"
 #include "models/layer.h"
 
 namespace boreas {
@@ -72,6 +73,7 @@ struct ProcessorConfig {
   ProcessorKind kind = ProcessorKind::graph_transformer;
   int64_t num_layers = 16;
   int64_t window = 512;
+  WindowAttentionKernel attention_kernel = WindowAttentionKernel::automatic;
   std::optional<bool> qk_norm;
 
   void fields(auto&& visit) {
@@ -79,6 +81,8 @@ struct ProcessorConfig {
           "graph_transformer (along hidden edges), transformer (windowed, along the node order), none");
     visit("num_layers", num_layers, "", "number of blocks");
     visit("window", window, "nodes", "transformer: attend to nodes at most this far in node order; -1: to all");
+    visit("attention_kernel", attention_kernel, "",
+          "transformer on a GPU: automatic, or one of the kernels that there are: hopper, tensor_cores, generic");
     visit("qk_norm", qk_norm, "", "overrides model.qk_norm in the processor");
   }
 };

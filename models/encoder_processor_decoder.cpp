@@ -113,30 +113,31 @@ void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outp
     data_attributes_.forward(ctx, s.data.columns({input_columns(), s.data.cols()}));
     s.hidden = alloc_aligned_rows(ctx, keep, dtype_, num_hidden_nodes(), hidden_attributes_.num_columns());
     hidden_attributes_.forward(ctx, s.hidden);
-    s.encoder_edges = encoder_edges_.forward(ctx, keep);
-    s.decoder_edges = decoder_edges_.forward(ctx, keep);
-    if (processor_edges_) s.processor_edges = processor_edges_->forward(ctx, keep);
     s.latent = ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_});
     s.processed = processor_ ? ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_}) : s.latent;
   }
   {
+    const Scope edges(ctx);
     const OwnerScope owner(ctx, "encoder");
-    encoder_.forward(ctx, {.x_src = s.data, .x_dst = s.hidden, .edge_attributes = s.encoder_edges}, {.x_dst = s.latent},
-                     saved ? &s.encoder : nullptr);
+    encoder_.forward(ctx, {.x_src = s.data, .x_dst = s.hidden, .edge_attributes = encoder_edges_.forward(ctx)},
+                     {.x_dst = s.latent}, saved ? &s.encoder : nullptr);
   }
   if (processor_) {
+    const Scope edges(ctx);
     const OwnerScope owner(ctx, "processor");
-    processor_->forward(ctx, {.x = s.latent, .edge_attributes = s.processor_edges}, {.y = s.processed},
-                        saved ? &s.processor : nullptr);
+    processor_->forward(
+        ctx, {.x = s.latent, .edge_attributes = processor_edges_ ? processor_edges_->forward(ctx) : Tensor()},
+        {.y = s.processed}, saved ? &s.processor : nullptr);
     if (latent_skip_) run(ctx, Add{.a = s.processed, .b = s.latent, .y = s.processed});
   }
   Tensor y = out.y;  // backward of a bounding reads the values before it, so they are needed even if y is not
   if (!y && saved && !shape_.boundings.empty())
     y = ctx.alloc(Keep::scratch, outer_dtype(), {data_rows, output_columns()});
   {
+    const Scope edges(ctx);
     const OwnerScope owner(ctx, "decoder");
-    decoder_.forward(ctx, {.x_src = s.processed, .x_dst = s.data, .edge_attributes = s.decoder_edges}, {.x_dst = y},
-                     saved ? &s.decoder : nullptr);
+    decoder_.forward(ctx, {.x_src = s.processed, .x_dst = s.data, .edge_attributes = decoder_edges_.forward(ctx)},
+                     {.x_dst = y}, saved ? &s.decoder : nullptr);
   }
   if (y) {
     const OwnerScope owner(ctx, "outputs");
@@ -210,24 +211,29 @@ void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Sav
       const Tensor d_processed =
           processor_ ? ctx.alloc(Keep::scratch, residual_dtype_, {hidden_rows, num_channels_}) : d_latent;
       {
+        const Scope edges(ctx);
         const OwnerScope owner(ctx, "decoder");
-        decoder_.backward(ctx, {.x_src = saved.processed, .x_dst = saved.data, .edge_attributes = saved.decoder_edges},
-                          saved.decoder, {.x_dst = d_y},
-                          {.x_src = d_processed, .x_dst = d_data, .edge_attributes = decoder_edges_.gradient()});
+        decoder_.backward(
+            ctx, {.x_src = saved.processed, .x_dst = saved.data, .edge_attributes = decoder_edges_.forward(ctx)},
+            saved.decoder, {.x_dst = d_y},
+            {.x_src = d_processed, .x_dst = d_data, .edge_attributes = decoder_edges_.gradient()});
       }
       if (processor_) {
+        const Scope edges(ctx);
         const OwnerScope owner(ctx, "processor");
         processor_->backward(
-            ctx, {.x = saved.latent, .edge_attributes = saved.processor_edges}, saved.processor, {.y = d_processed},
+            ctx, {.x = saved.latent, .edge_attributes = processor_edges_ ? processor_edges_->forward(ctx) : Tensor()},
+            saved.processor, {.y = d_processed},
             {.x = d_latent, .edge_attributes = processor_edges_ ? processor_edges_->gradient() : Tensor()});
         if (latent_skip_) run(ctx, Add{.a = d_latent, .b = d_processed, .y = d_latent});
       }
     }
     {
+      const Scope edges(ctx);
       const OwnerScope owner(ctx, "encoder");
       encoder_.backward(
-          ctx, {.x_src = saved.data, .x_dst = saved.hidden, .edge_attributes = saved.encoder_edges}, saved.encoder,
-          {.x_dst = d_latent},
+          ctx, {.x_src = saved.data, .x_dst = saved.hidden, .edge_attributes = encoder_edges_.forward(ctx)},
+          saved.encoder, {.x_dst = d_latent},
           {.x_src = d_data, .x_dst = hidden_attributes_.gradient(), .edge_attributes = encoder_edges_.gradient()});
     }
     if (sum_items) data_attributes_.backward(ctx, d_data);

@@ -39,8 +39,7 @@ class EncoderProcessorDecoder {
   };
   struct Saved {
     Arena::Mark begin;
-    Tensor data, hidden;  // node features
-    Tensor encoder_edges, processor_edges, decoder_edges;
+    Tensor data, hidden;       // node features; those of edges are put together again
     Tensor latent, processed;  // z, z'
     Mapper::Saved encoder, decoder;
     Processor::Saved processor;

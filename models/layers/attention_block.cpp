@@ -90,6 +90,7 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
                                         .v = v.slice(item),
                                         .num_heads = shape_.num_heads,
                                         .window = window_,
+                                        .kernel = shape_.window_kernel,
                                         .o = p,
                                         .stats = s.attention_stats.slice(item)});
     }
@@ -139,6 +140,7 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
                                            .stats = saved.attention_stats.slice(item),
                                            .num_heads = shape_.num_heads,
                                            .window = window_,
+                                           .kernel = shape_.window_kernel,
                                            .d_o = d_p.slice(item),
                                            .d_q = d_q.slice(item),
                                            .d_k = d_k.slice(item),

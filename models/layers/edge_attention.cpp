@@ -13,7 +13,8 @@ BlockShape BlockShape::of(const ModelConfig& config) {
                    .mlp_hidden = mlp_hidden_channels(config.num_channels, config.mlp_ratio),
                    .mlp = config.mlp,
                    .qk_norm = config.qk_norm,
-                   .edge_pre_mlp = config.edge_pre_mlp};
+                   .edge_pre_mlp = config.edge_pre_mlp,
+                   .window_kernel = config.processor.attention_kernel};
   BOREAS_CHECK(shape.num_channels > 0, config, "model.num_channels is {}; it must be positive", shape.num_channels);
   BOREAS_CHECK(
       shape.num_heads > 0 && shape.attention_channels > 0 && shape.attention_channels % shape.num_heads == 0, config,

@@ -15,6 +15,7 @@ struct BlockShape {
   int64_t num_channels = 0, attention_channels = 0, num_heads = 0, mlp_hidden = 0;
   MlpKind mlp = MlpKind::mlp;
   bool qk_norm = false, edge_pre_mlp = false;
+  WindowAttentionKernel window_kernel = WindowAttentionKernel::automatic;
 
   /// Throws config unless the heads divide the attention channels.
   static BlockShape of(const ModelConfig& config);

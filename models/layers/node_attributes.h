@@ -40,8 +40,8 @@ class EdgeAttributes {
   EdgeAttributes(ParameterStore& store, const std::string& provider, const EdgeSet& edges, int64_t num_trainable);
 
   int64_t num_columns() const { return fixed_.cols() + (trainable_ ? trainable_->shape[1] : 0); }
-  /// [M, num_columns()], with aligned rows; from that end of the arena if there are trainable columns.
-  Tensor forward(Context& ctx, Keep keep) const;
+  /// [M, num_columns()], with aligned rows; in scratch memory if there are trainable columns.
+  Tensor forward(Context& ctx) const;
   /// Where layers add the gradient of the trainable columns; empty if there are none.
   Tensor gradient() const { return trainable_ ? trainable_->grad : Tensor(); }
 
