@@ -77,6 +77,7 @@ __device__ inline void store_tile(const CUtensorMap* to, uint32_t from, int colu
                "r"(column), "r"(head), "r"(row)
                : "memory");
 }
+
 // --- registers: what one role gives up the other takes ---
 
 template <int kRegisters>
@@ -129,6 +130,9 @@ __device__ inline uint64_t descriptor(uint32_t address, uint32_t panel_bytes = 1
       "+f"(d[i + 7])
 #define BOREAS_D16 BOREAS_D8(0), BOREAS_D8(8)
 #define BOREAS_REGISTERS16 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
+#define BOREAS_D24 BOREAS_D8(0), BOREAS_D8(8), BOREAS_D8(16)
+#define BOREAS_REGISTERS24 \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23}"
 #define BOREAS_D32 BOREAS_D8(0), BOREAS_D8(8), BOREAS_D8(16), BOREAS_D8(24)
 #define BOREAS_REGISTERS32                                                                                          \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
@@ -142,6 +146,11 @@ __device__ inline uint64_t descriptor(uint32_t address, uint32_t panel_bytes = 1
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
   "%46, %47}"
+#define BOREAS_D56 BOREAS_D8(0), BOREAS_D8(8), BOREAS_D8(16), BOREAS_D8(24), BOREAS_D8(32), BOREAS_D8(40), BOREAS_D8(48)
+#define BOREAS_REGISTERS56                                                                                          \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
+  "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55}"
 #define BOREAS_D64 \
   BOREAS_D8(0), BOREAS_D8(8), BOREAS_D8(16), BOREAS_D8(24), BOREAS_D8(32), BOREAS_D8(40), BOREAS_D8(48), BOREAS_D8(56)
 #define BOREAS_REGISTERS64                                                                                          \
@@ -184,6 +193,13 @@ __device__ inline void wgmma(float* d, uint64_t a, uint64_t b, bool add) {
         ", %16, %17, p, 1, 1, %19, %20;\n}\n"
         : BOREAS_D16
         : "l"(a), "l"(b), "r"(int(add)), "n"(int(kMajorA)), "n"(int(kMajorB)));
+  else if constexpr (N == 48)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %26, "
+        "0;\nwgmma.mma_async.sync.aligned.m64n48k16.f32.bf16.bf16 " BOREAS_REGISTERS24
+        ", %24, %25, p, 1, 1, %27, %28;\n}\n"
+        : BOREAS_D24
+        : "l"(a), "l"(b), "r"(int(add)), "n"(int(kMajorA)), "n"(int(kMajorB)));
   else if constexpr (N == 64)
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %34, "
@@ -204,6 +220,13 @@ __device__ inline void wgmma(float* d, uint64_t a, uint64_t b, bool add) {
         "0;\nwgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " BOREAS_REGISTERS48
         ", %48, %49, p, 1, 1, %51, %52;\n}\n"
         : BOREAS_D48
+        : "l"(a), "l"(b), "r"(int(add)), "n"(int(kMajorA)), "n"(int(kMajorB)));
+  else if constexpr (N == 112)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %58, "
+        "0;\nwgmma.mma_async.sync.aligned.m64n112k16.f32.bf16.bf16 " BOREAS_REGISTERS56
+        ", %56, %57, p, 1, 1, %59, %60;\n}\n"
+        : BOREAS_D56
         : "l"(a), "l"(b), "r"(int(add)), "n"(int(kMajorA)), "n"(int(kMajorB)));
   else if constexpr (N == 128)
     asm volatile(
@@ -233,6 +256,8 @@ __device__ inline void wgmma(float* d, uint64_t a, uint64_t b, bool add) {
         ", %96, %97, p, 1, 1, %99, %100;\n}\n"
         : BOREAS_D96
         : "l"(a), "l"(b), "r"(int(add)), "n"(int(kMajorA)), "n"(int(kMajorB)));
+  else
+    static_assert(N < 0, "no product of this width");
 }
 
 /// a in registers, b in shared memory.
@@ -244,6 +269,13 @@ __device__ inline void wgmma(float* d, const uint32_t* a, uint64_t b, bool add) 
         "0;\nwgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 " BOREAS_REGISTERS16
         ", {%16, %17, %18, %19}, %20, p, 1, 1, %22;\n}\n"
         : BOREAS_D16
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(kMajorB)));
+  else if constexpr (N == 48)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %29, "
+        "0;\nwgmma.mma_async.sync.aligned.m64n48k16.f32.bf16.bf16 " BOREAS_REGISTERS24
+        ", {%24, %25, %26, %27}, %28, p, 1, 1, %30;\n}\n"
+        : BOREAS_D24
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(kMajorB)));
   else if constexpr (N == 64)
     asm volatile(
@@ -265,6 +297,13 @@ __device__ inline void wgmma(float* d, const uint32_t* a, uint64_t b, bool add) 
         "0;\nwgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " BOREAS_REGISTERS48
         ", {%48, %49, %50, %51}, %52, p, 1, 1, %54;\n}\n"
         : BOREAS_D48
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(kMajorB)));
+  else if constexpr (N == 112)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %61, "
+        "0;\nwgmma.mma_async.sync.aligned.m64n112k16.f32.bf16.bf16 " BOREAS_REGISTERS56
+        ", {%56, %57, %58, %59}, %60, p, 1, 1, %62;\n}\n"
+        : BOREAS_D56
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(kMajorB)));
   else if constexpr (N == 128)
     asm volatile(
@@ -294,7 +333,31 @@ __device__ inline void wgmma(float* d, const uint32_t* a, uint64_t b, bool add) 
         ", {%96, %97, %98, %99}, %100, p, 1, 1, %102;\n}\n"
         : BOREAS_D96
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(kMajorB)));
+  else
+    static_assert(N < 0, "no product of this width");
 }
+
+#undef BOREAS_D8
+#undef BOREAS_D16
+#undef BOREAS_REGISTERS16
+#undef BOREAS_D24
+#undef BOREAS_REGISTERS24
+#undef BOREAS_D32
+#undef BOREAS_REGISTERS32
+#undef BOREAS_D40
+#undef BOREAS_REGISTERS40
+#undef BOREAS_D48
+#undef BOREAS_REGISTERS48
+#undef BOREAS_D56
+#undef BOREAS_REGISTERS56
+#undef BOREAS_D64
+#undef BOREAS_REGISTERS64
+#undef BOREAS_D80
+#undef BOREAS_REGISTERS80
+#undef BOREAS_D88
+#undef BOREAS_REGISTERS88
+#undef BOREAS_D96
+#undef BOREAS_REGISTERS96
 
 // --- on the host ---
 

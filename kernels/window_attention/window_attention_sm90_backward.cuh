@@ -21,8 +21,10 @@ struct BackwardParams {
   int64_t padded_length;
 };
 
-template <bool kByKeys_, int kHeadSize_, int kGroups_, int kStep_, int kStages_>
+/// kHold: the owned rows are held in registers, which leaves shared memory more time for what passes by.
+template <bool kByKeys_, int kHeadSize_, int kGroups_, int kStep_, int kStages_, bool kHold_ = false>
 struct BackwardShape {
+  static constexpr bool kHold = kHold_;
   static constexpr bool kByKeys = kByKeys_;
   static constexpr int kHeadSize = kHeadSize_, kGroups = kGroups_, kStep = kStep_, kStages = kStages_;
   static constexpr int kRows = 64 * kGroups, kThreads = 128 * (kGroups + 1), kOwnedStages = 2;
@@ -104,7 +106,8 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
   Cursor<C::kStages> passing{memory.passing, lane.first_of_warp};
   float s[kStep / 2], d[kStep / 2], sum1[kD / 2], sum2[kByKeys ? kD / 2 : 1];
   uint32_t p[kByKeys ? kStep / 4 : 1], ds[kStep / 4];
-  float log2_sum[2], mean[2];  // of this thread's rows, by queries
+  float log2_sum[2], mean[2];                                     // of this thread's rows, by queries
+  uint32_t a1[C::kHold ? kD / 4 : 1], a2[C::kHold ? kD / 4 : 1];  // the owned rows, if held
 
   int use = 0, first_use = 0;  // of the tile's rows, and of its step 0, in the rings
   int unreleased = -1;         // the tile whose results are being copied from its rows' memory
@@ -122,16 +125,26 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
   const auto issue_scores = [&](int of_use) {
     hold(s);
     hold(d);
+    hold(a1);
+    hold(a2);
     wgmma_fence();
+    const uint32_t owned1 = memory.owned_tile(use, group, 0), owned2 = memory.owned_tile(use, group, 1);
+    const uint32_t passing1 = memory.passing_tile(of_use, 0), passing2 = memory.passing_tile(of_use, 1);
 #pragma unroll
-    for (int x = 0; x < kD / 16; ++x)
-      wgmma<kStep>(s, Layout::columns(memory.owned_tile(use, group, 0), 64, 16 * x),
-                   Layout::columns(memory.passing_tile(of_use, 0), kStep, 16 * x), x > 0);
+    for (int x = 0; x < kD / 16; ++x) {
+      if constexpr (C::kHold)
+        wgmma<kStep, Major::k>(s, a1 + 4 * x, Layout::columns(passing1, kStep, 16 * x), x > 0);
+      else
+        wgmma<kStep>(s, Layout::columns(owned1, 64, 16 * x), Layout::columns(passing1, kStep, 16 * x), x > 0);
+    }
     wgmma_commit();
 #pragma unroll
-    for (int x = 0; x < kD / 16; ++x)
-      wgmma<kStep>(d, Layout::columns(memory.owned_tile(use, group, 1), 64, 16 * x),
-                   Layout::columns(memory.passing_tile(of_use, 1), kStep, 16 * x), x > 0);
+    for (int x = 0; x < kD / 16; ++x) {
+      if constexpr (C::kHold)
+        wgmma<kStep, Major::k>(d, a2 + 4 * x, Layout::columns(passing2, kStep, 16 * x), x > 0);
+      else
+        wgmma<kStep>(d, Layout::columns(owned2, 64, 16 * x), Layout::columns(passing2, kStep, 16 * x), x > 0);
+    }
     wgmma_commit();
   };
   const auto hold_sums = [&] {
@@ -209,6 +222,10 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
     const Steps steps(band, tile, row, kStep);
     load_terms(tile);
     memory.owned.wait(use);
+    if constexpr (C::kHold) {
+      Layout::read(memory.memory + (memory.owned_tile(use, group, 0) - memory.base), a1, lane);
+      Layout::read(memory.memory + (memory.owned_tile(use, group, 1) - memory.base), a2, lane);
+    }
     passing.skip(first_use + steps.begin);
     for (int step = steps.begin; step < steps.end; ++step) {
       memory.passing.wait(first_use + step);

@@ -20,8 +20,10 @@ struct ForwardParams {
   int64_t stats_stride;
 };
 
-template <int kHeadSize_, int kGroups_, int kKeys_, int kStages_>
+/// kTurns: warpgroups issue their products in turn, so that one has softmax while the other has products.
+template <int kHeadSize_, int kGroups_, int kKeys_, int kStages_, bool kTurns_ = false>
 struct ForwardShape {
+  static constexpr bool kTurns = kTurns_;
   static constexpr int kHeadSize = kHeadSize_, kGroups = kGroups_, kKeys = kKeys_, kStages = kStages_;
   static constexpr int kRows = 64 * kGroups, kThreads = 128 * (kGroups + 1), kQueryStages = 2;
   using Layout = TileLayout<kHeadSize>;
@@ -32,6 +34,9 @@ struct ForwardShape {
   static constexpr int kBarriers = kV + kStages * kStepBytes;
   static constexpr int kSharedBytes =
       kBarriers + 8 * (QueryRing::kNumBarriers + 2 * KeyRing::kNumBarriers) + kAlignment;
+  // A group waits for K of a tile's first step before it gives back V of the last tile's last step: the steps between
+  // them, which only other groups have a part in, must fit into the ring, or nobody can go on.
+  static_assert(kStages >= 1 + (64 * (kGroups - 1) + kKeys - 1) / kKeys);
   // Of 65536 registers: what a thread of the producer and of a consumer may have.
   static constexpr int kProducerRegisters = kGroups == 3 ? 32 : 24, kConsumerRegisters = kGroups == 3 ? 160 : 240;
 };
@@ -161,6 +166,12 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
       wgmma<kD, Major::mn>(o, p + 4 * x, Layout::rows(value, kKeys, 16 * x), add || x > 0);
     wgmma_commit();
   };
+  const auto take_turn = [&] {
+    if constexpr (C::kTurns) named_barrier_wait(1 + C::kGroups + group, 256);
+  };
+  const auto pass_turn = [&] {
+    if constexpr (C::kTurns) named_barrier_arrive(1 + C::kGroups + (group + 1) % C::kGroups, 256);
+  };
   const auto softmax = [&] {
     const int row = tile.row + 64 * group, key = tile.first + step * kKeys;
     if (!band.covers(row, 64, key, kKeys)) mask_fragment(s, band, row + lane.row, key + lane.column, -INFINITY);
@@ -193,10 +204,13 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
   };
 
   // Each round of the inner loop begins with the numerators p of a step: S of the next step, then O of this one.
+  if (group == C::kGroups - 1) pass_turn();  // the first is group 0's
   rows.reset();
   memory.queries.wait(use);
   k.wait(step);
+  take_turn();
   issue_scores();
+  pass_turn();
   wgmma_wait<0>();
   hold(s);
   k.release();
@@ -207,9 +221,11 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
     while (step + 1 < steps.end) {
       ++step;
       k.wait(first_use + step);
-      issue_scores();
       v.wait(first_use + step - 1);
+      take_turn();
+      issue_scores();
       issue_output(add);
+      pass_turn();
       add = true;
       wgmma_wait<1>();
       hold(s);
@@ -232,6 +248,11 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
     index += gridDim.x;
     first_use += tile.num_steps;
     const bool more = index < band.num_tiles;
+    if constexpr (C::kTurns)  // as many as the other groups
+      for (int i = steps.end - steps.begin; i < tile.num_steps; ++i) {
+        take_turn();
+        pass_turn();
+      }
     release_output();  // the next tile's queries may be waiting for that memory
     if (more) {
       tile = Tile(band, index, C::kRows, kKeys);
@@ -240,8 +261,10 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
       memory.queries.wait(++use);
       k.wait(first_use + step);
     }
+    take_turn();
     issue_scores();
     issue_output(add);
+    pass_turn();
     wgmma_wait<0>();
     hold(s);
     hold(o);
@@ -254,6 +277,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
     softmax();
     pack_fragment(s, p);
   }
+  if (group == 0) take_turn();  // the one that nobody is left to take
   k.skip(first_use);
   v.skip(first_use);
   if (unreleased >= 0) wait_bulk_stores();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/matrix.cuh"
 
 namespace boreas::cuda::sm90 {
 
@@ -59,6 +60,24 @@ struct TileLayout {
     return descriptor<kPanel>(tile + row * kPanel * 2, rows * kPanel * 2);
   }
 
+  /// Where 16 bytes from `column` on lie in a tile of 64 rows.
+  __device__ static int offset(int row, int column) {
+    const int swizzle = kPanel == 64 ? row % 8 : row / 2 % 4;
+    return column / kPanel * (64 * kPanel * 2) + row * kPanel * 2 + (column % kPanel / 8 ^ swizzle) * 16;
+  }
+
+  /// A tile of 64 rows as left operands of products, 16 channels each.
+  __device__ static void read(const char* tile, uint32_t (&a)[kHeadSize / 4], const Lane& lane) {
+    const int matrix = lane.thread % 32 / 8, row = lane.thread / 32 * 16 + matrix % 2 * 8 + lane.thread % 8;
+#pragma unroll
+    for (int x = 0; x < kHeadSize / 16; ++x) {
+      uint32_t words[4];
+      load_matrices(words, tile + offset(row, 16 * x + matrix / 2 * 8));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[4 * x + i] = words[i];
+    }
+  }
+
   /// Writes the fragment of a [64, kHeadSize] product, times a factor for either row, as a tile of 64 rows.
   __device__ static void write(uint32_t tile, const float (&d)[kHeadSize / 2], const Lane& lane,
                                const float (&factor)[2]) {
@@ -66,9 +85,7 @@ struct TileLayout {
     for (int r = 0; r < 2; ++r)
 #pragma unroll
       for (int n = 0; n < kHeadSize / 8; ++n) {
-        const int i = lane.row + 8 * r, swizzle = kPanel == 64 ? i % 8 : i / 2 % 4;
-        const uint32_t address = tile + n / (kPanel / 8) * (64 * kPanel * 2) + i * kPanel * 2 +
-                                 (n % (kPanel / 8) ^ swizzle) * 16 + lane.column * 2;
+        const uint32_t address = tile + offset(lane.row + 8 * r, 8 * n) + lane.column * 2;
         const uint32_t pair = pack(d[4 * n + 2 * r] * factor[r], d[4 * n + 2 * r + 1] * factor[r]);
         store_word(address, pair);
       }

@@ -45,19 +45,38 @@ TEST(WindowAttentionEmulated, TensorCoresMatchTheCpuInDouble) {
   }
 }
 
-void expect_hopper_parity(const Case& c) {
-  expect_emulated_parity(
-      DType::bf16, c, [](Context& ctx, const auto& op) { cuda::sm90::launch_hopper(ctx, op); },
-      [](Context& ctx, const auto& op, Tensor scratch) {
-        kernels::fill_row_terms<bfloat16>(ctx, op, scratch);
-        cuda::sm90::launch_hopper(ctx, op, scratch);
-      });
+TEST(WindowAttentionEmulated, HopperMatchesTheCpuInDouble) {
+  std::vector<Case> cases = tiled_cases();
+  for (const Case& c : small_cases())
+    if (c.head_size == 32 || c.head_size == 64 || c.head_size == 128) cases.push_back(c);
+  for (const Case& c : cases)
+    expect_emulated_parity(
+        DType::bf16, c, [](Context& ctx, const auto& op) { cuda::sm90::launch_hopper(ctx, op); },
+        [](Context& ctx, const auto& op, Tensor scratch) {
+          kernels::fill_row_terms<bfloat16>(ctx, op, scratch);
+          cuda::sm90::launch_hopper(ctx, op, scratch);
+        });
 }
 
-TEST(WindowAttentionEmulated, HopperMatchesTheCpuInDouble) {
-  for (const Case& c : small_cases())
-    if (c.head_size == 32 || c.head_size == 64 || c.head_size == 128) expect_hopper_parity(c);
-  for (const Case& c : tiled_cases()) expect_hopper_parity(c);
+// The options that the shapes in use leave out, for the bench that compares shapes.
+TEST(WindowAttentionEmulated, HopperTakesTurnsAndHoldsRows) {
+  using namespace cuda::sm90;
+  expect_emulated_parity(
+      DType::bf16, Case{450, 1, 64, 70},
+      [](Context& ctx, const auto& op) { launch_forward<ForwardShape<64, 3, 64, 3, true>>(ctx, op); },
+      [](Context& ctx, const auto& op, Tensor scratch) {
+        kernels::fill_row_terms<bfloat16>(ctx, op, scratch);
+        launch_backward<BackwardShape<false, 64, 3, 64, 2, true>>(ctx, op, scratch);
+        launch_backward<BackwardShape<true, 64, 2, 64, 2, true>>(ctx, op, scratch);
+      });
+  expect_emulated_parity(
+      DType::bf16, Case{200, 1, 32, -1},
+      [](Context& ctx, const auto& op) { launch_forward<ForwardShape<32, 2, 128, 2, true>>(ctx, op); },
+      [](Context& ctx, const auto& op, Tensor scratch) {
+        kernels::fill_row_terms<bfloat16>(ctx, op, scratch);
+        launch_backward<BackwardShape<false, 32, 2, 64, 2, true>>(ctx, op, scratch);
+        launch_backward<BackwardShape<true, 32, 3, 64, 2, true>>(ctx, op, scratch);
+      });
 }
 
 template <class T>
