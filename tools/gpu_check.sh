@@ -162,14 +162,12 @@ for row in rows:
 PY
 }
 
-# program NAME LIMIT ARGUMENT...: a bench of the engine, which writes its own results to the file after --out.
+# program NAME LABEL LIMIT ARGUMENT...: a bench of the engine, which writes its own results to the file after --out.
 program() {
-  local name=$1 limit=$2 file
-  shift 2
+  local name=$1 label=$2 limit=$3
+  shift 3
   [[ $name =~ $filter ]] && [ -x "$build_dir/bench/$name" ] || return 0
-  file=$(result_file "$name")
-  [ "$1" = quickstart ] || [ "$1" = n320 ] && file=${file/_$slug/_$1_$slug}
-  attempt bench "${name}_$(basename "$1")" "$limit" "$build_dir/bench/$name" "$@" --out "$file"
+  attempt bench "${name}_$label" "$limit" "$build_dir/bench/$name" "$@" --out "$(result_file "${name}_$label")"
 }
 
 if wants benches; then
@@ -183,9 +181,10 @@ if wants benches; then
     [ -s "$raw" ] && shorten "$raw" "$(result_file "$bench")" | tee -a "$logs/numbers"
   done
   scratch=$(mktemp -d "$( [ -w /dev/shm ] && echo /dev/shm || echo /tmp )/gpu_check.XXXXXX")
-  program bench_loss_curves 120 quickstart --config tools/quickstart.yaml
-  program bench_loss_curves 120 n320
-  program bench_disk_to_loss 120 "$scratch"
+  for shape in A B C C1120 D; do program bench_step $shape 120 $shape --device cuda; done
+  program bench_loss_curves quickstart 120 quickstart --config tools/quickstart.yaml
+  program bench_loss_curves n320 120 n320
+  program bench_disk_to_loss n320 120 "$scratch"
   rm -rf "$scratch"
 fi
 
