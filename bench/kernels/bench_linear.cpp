@@ -39,6 +39,11 @@ LinearForward gpu_forward(Bench& b, Sizes s) {
           .y = b.zeros(DType::bf16, {s.n, s.m})};
 }
 
+// Columns of a matrix with rows of a multiple of 8 elements: aligned to 16 bytes, as products like it.
+Tensor padded(Bench& b, int64_t rows, int64_t cols) {
+  return b.random(DType::bf16, {rows, (cols + 7) / 8 * 8}).columns({0, cols});
+}
+
 // Layers of models on N320 (542,080 nodes) with icosahedron 6 (40,962) or O96 (40,320) inside, in bf16.
 void add_gpu_cases() {
   if (num_cuda_devices() == 0) return;
@@ -49,6 +54,25 @@ void add_gpu_cases() {
     const std::string sizes = fmt::format("/gpu/bf16/{}x{}x{}", s.n, s.k, s.m);
     const bool mlp = s.m == 4 * s.k;  // the two layers of an MLP: k -> m, GELU, m -> k
     add_gpu("linear_forward" + sizes, [=](Bench& b) { return gpu_forward(b, s); });
+    if (s.k % 8 != 0)
+      add_gpu("linear_forward_padded" + sizes, [=](Bench& b) {
+        LinearForward op = gpu_forward(b, s);
+        op.x = padded(b, s.n, s.k);
+        op.weight = padded(b, s.m, s.k);
+        return op;
+      });
+    if (s.m % 8 != 0)
+      add_gpu("linear_forward_padded" + sizes, [=](Bench& b) {
+        LinearForward op = gpu_forward(b, s);
+        op.y = padded(b, s.n, s.m);
+        return op;
+      });
+    if (s.k % 8 != 0)  // of the trainable columns alone
+      add_gpu("linear_d_x_of_4_columns" + sizes, [=](Bench& b) {
+        return LinearBackward{.weight = b.random(DType::bf16, {s.m, s.k}).columns({s.k - 4, s.k}),
+                              .d_y = b.random(DType::bf16, {s.n, s.m}),
+                              .d_x = b.zeros(DType::bf16, {s.n, 4})};
+      });
     add_gpu("linear_d_x" + sizes, [=](Bench& b) {
       return LinearBackward{.weight = b.random(DType::bf16, {s.m, s.k}),
                             .d_y = b.random(DType::bf16, {s.n, s.m}),

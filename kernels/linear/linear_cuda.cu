@@ -55,8 +55,12 @@ class CublasLt {
   ~CublasLt() { cublasLtDestroy(handle_); }
   CublasLt(const CublasLt&) = delete;
 
+  /// Whether the library has an algorithm for it: not every epilogue goes with every type and layout.
+  bool knows(Context& ctx, const Product& p) { return plan_of(ctx, p).found; }
+
   void multiply(Context& ctx, const Product& p) {
     Plan& plan = plan_of(ctx, p);
+    BOREAS_CHECK(plan.found, unsupported, "{}: no algorithm for this product", describe(p));
     set_pointers(p, plan);
     const float alpha = 1, beta = p.c ? 1 : 0;
     BOREAS_CUBLAS(p.name, cublasLtMatmul(handle_, &plan.operation, &alpha, p.a.data(), &plan.a, p.b.data(), &plan.b,
@@ -69,6 +73,7 @@ class CublasLt {
     cublasLtMatmulDescOpaque_t operation;
     cublasLtMatrixLayoutOpaque_t a, b, c, d;
     cublasLtMatmulAlgo_t algorithm;
+    bool found = false;
   };
   using Key = std::array<int64_t, 17>;
 
@@ -136,27 +141,27 @@ class CublasLt {
     int found = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c,
                                                                  &plan.d, &preference, 1, &result, &found);
-    BOREAS_CHECK(status == CUBLAS_STATUS_SUCCESS && found == 1, unsupported,
-                 "{}: cuBLASLt {} knows no algorithm for {} (row stride {}) times {} (row stride {}) into {} (row "
-                 "stride {}), epilogue {}: {}",
-                 p.name, cublasLtGetVersion(), to_string(p.a), stride_of(p.a), to_string(p.b), stride_of(p.b),
-                 to_string(p.d), stride_of(p.d), int(p.epilogue), cublasLtGetStatusString(status));
+    plan.found = status == CUBLAS_STATUS_SUCCESS && found == 1;
     plan.algorithm = result.algo;
-    if (ctx.log_debug) ctx.log_debug(describe(p, result));
+    if (ctx.log_debug) ctx.log_debug(describe(p) + (plan.found ? describe(result) : ": no algorithm"));
   }
 
-  static std::string describe(const Product& p, const cublasLtMatmulHeuristicResult_t& result) {
+  static std::string describe(const Product& p) {
+    return fmt::format("{}: a={} stride {} b={} stride {} d={} stride {} epilogue={} cublaslt={}", p.name,
+                       to_string(p.a), stride_of(p.a), to_string(p.b), stride_of(p.b), to_string(p.d), stride_of(p.d),
+                       int(p.epilogue), cublasLtGetVersion());
+  }
+
+  static std::string describe(const cublasLtMatmulHeuristicResult_t& result) {
     const auto get = [&]<class T>(cublasLtMatmulAlgoConfigAttributes_t attribute, T value) {
       size_t written = 0;
       cublasLtMatmulAlgoConfigGetAttribute(&result.algo, attribute, &value, sizeof(value), &written);
       return value;
     };
-    return fmt::format(
-        "{}: a={} b={} d={} epilogue={} cublaslt={} algorithm={} tile={} stages={} split_k={} workspace_bytes={}",
-        p.name, to_string(p.a), to_string(p.b), to_string(p.d), int(p.epilogue), cublasLtGetVersion(),
-        get(CUBLASLT_ALGO_CONFIG_ID, int32_t{}), get(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{}),
-        get(CUBLASLT_ALGO_CONFIG_STAGES_ID, uint32_t{}), get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{}),
-        result.workspaceSize);
+    return fmt::format(" algorithm={} tile={} stages={} split_k={} workspace_bytes={}",
+                       get(CUBLASLT_ALGO_CONFIG_ID, int32_t{}), get(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{}),
+                       get(CUBLASLT_ALGO_CONFIG_STAGES_ID, uint32_t{}), get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{}),
+                       result.workspaceSize);
   }
 
   void* workspace_;
@@ -181,10 +186,10 @@ Tensor bias_for_product(const LinearForward& op, const Tensor& scratch, cudaStre
   return copy;
 }
 
-/// Whether a product can apply GELU, or its derivative, with this pre-activation (which may be empty).
-bool fuses_gelu(LinearEpilogue epilogue, DType dtype, const Tensor& pre_activation) {
-  return epilogue == LinearEpilogue::fused && dtype == DType::bf16 && stride_of(pre_activation) % 8 == 0 &&
-         alignment_of(pre_activation) == 16;
+/// Whether epilogues may be fused that write or read this matrix (which may be empty).
+bool fuses(LinearEpilogue epilogue, DType dtype, const Tensor& aux) {
+  return epilogue == LinearEpilogue::fused && dtype == DType::bf16 &&
+         (aux.empty() || (stride_of(aux) % 8 == 0 && alignment_of(aux) == 16));
 }
 
 }  // namespace
@@ -192,34 +197,47 @@ bool fuses_gelu(LinearEpilogue epilogue, DType dtype, const Tensor& pre_activati
 void cuda::launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch) {
   check_type(op.name, op.x.dtype());
   if (op.y.size() == 0) return;
-  const bool gelu = op.activation == Activation::gelu,
-             fused = gelu && fuses_gelu(op.epilogue, op.x.dtype(), op.pre_activation);
+  const bool gelu = op.activation == Activation::gelu;
   Product product{.name = op.name,
                   .a = op.weight,
                   .b = op.x,
                   .transpose_a = true,
                   .c = op.residual,
-                  .d = gelu && !fused && op.pre_activation ? op.pre_activation : op.y,
+                  .d = gelu && op.pre_activation ? op.pre_activation : op.y,
+                  .epilogue = op.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
                   .bias = bias_for_product(op, scratch, stream_of(ctx))};
-  if (fused && op.pre_activation) {
-    product.epilogue = op.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
-    product.aux = op.pre_activation;
-  } else if (fused) {
-    product.epilogue = op.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-  } else if (op.bias) {
-    product.epilogue = CUBLASLT_EPILOGUE_BIAS;
+  CublasLt& library = ctx.library<CublasLt>();
+  if (gelu && fuses(op.epilogue, op.x.dtype(), op.pre_activation)) {
+    Product fused = product;
+    fused.d = op.y;
+    fused.aux = op.pre_activation;
+    fused.epilogue = op.pre_activation ? (op.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX)
+                                       : (op.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU);
+    if (library.knows(ctx, fused)) return library.multiply(ctx, fused);
   }
-  ctx.library<CublasLt>().multiply(ctx, product);
-  if (gelu && !fused) launch(Backend{}, ctx, GeluForward{.x = product.d, .y = op.y}, {});
+  library.multiply(ctx, product);
+  if (gelu) launch(Backend{}, ctx, GeluForward{.x = product.d, .y = op.y}, {});
 }
 
 void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratch_memory) {
   const DType dtype = op.storage_type();
   check_type(op.name, dtype);
   if (op.d_y.size() == 0) return;
+  CublasLt& library = ctx.library<CublasLt>();
   const LinearScratch scratch(op, dtype, scratch_memory.data());
+  const Tensor d_y = scratch.rounded ? Tensor(scratch.rounded, dtype, {op.d_y.rows(), op.d_y.cols()}, op.d_y.device(),
+                                              scratch.rounded_stride)
+                                     : op.d_y;
   const bool wants_weight = op.d_weight && op.d_weight.size() > 0, wants_x = op.d_x && op.d_x.size() > 0;
-  const bool fuses_bias = op.d_bias && wants_weight && op.epilogue == LinearEpilogue::fused;
+  Product weight_product{.name = op.name, .a = op.x, .b = d_y, .transpose_b = true, .c = op.d_weight, .d = op.d_weight};
+  bool fuses_bias = false;
+  if (op.d_bias && wants_weight && fuses(op.epilogue, dtype, {})) {
+    Product fused = weight_product;
+    fused.epilogue = CUBLASLT_EPILOGUE_BGRADB;
+    fused.bias = Tensor(scratch.partial_sums, DType::f32, {op.d_bias.size()}, op.d_y.device());
+    fuses_bias = library.knows(ctx, fused);
+    if (fuses_bias) weight_product = fused;
+  }
   if ((op.d_bias && !fuses_bias) || scratch.rounded) {
     LinearBackward sums = op;
     if (fuses_bias) sums.d_bias = {};
@@ -228,33 +246,21 @@ void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratc
     else
       launch_sum_columns<float>(sums, scratch, stream_of(ctx));
   }
-  const Tensor d_y = scratch.rounded ? Tensor(scratch.rounded, dtype, {op.d_y.rows(), op.d_y.cols()}, op.d_y.device(),
-                                              scratch.rounded_stride)
-                                     : op.d_y;
-  CublasLt& library = ctx.library<CublasLt>();
-  if (wants_weight) {
-    Product product{.name = op.name, .a = op.x, .b = d_y, .transpose_b = true, .c = op.d_weight, .d = op.d_weight};
-    if (fuses_bias) {
-      product.epilogue = CUBLASLT_EPILOGUE_BGRADB;
-      product.bias = Tensor(scratch.partial_sums, DType::f32, {op.d_bias.size()}, op.d_y.device());
-    }
-    library.multiply(ctx, product);
-    if (fuses_bias)
-      launch_add_partial_sums<float>(scratch.partial_sums, 1, op.d_bias.size(), op.d_bias.size(), op.d_bias.as<float>(),
-                                     nullptr, stream_of(ctx));
+  if (wants_weight) library.multiply(ctx, weight_product);
+  if (fuses_bias)
+    launch_add_partial_sums<float>(scratch.partial_sums, 1, op.d_bias.size(), op.d_bias.size(), op.d_bias.as<float>(),
+                                   nullptr, stream_of(ctx));
+  if (!wants_x) return;
+  const Product product{
+      .name = op.name, .a = op.weight, .b = d_y, .c = op.accumulate_d_x ? op.d_x : Tensor(), .d = op.d_x};
+  if (op.pre_activation && fuses(op.epilogue, dtype, op.pre_activation)) {
+    Product fused = product;
+    fused.epilogue = CUBLASLT_EPILOGUE_DGELU;
+    fused.aux = op.pre_activation;
+    if (library.knows(ctx, fused)) return library.multiply(ctx, fused);
   }
-  if (wants_x) {
-    const bool fused = op.pre_activation && fuses_gelu(op.epilogue, dtype, op.pre_activation);
-    library.multiply(ctx, Product{.name = op.name,
-                                  .a = op.weight,
-                                  .b = d_y,
-                                  .c = op.accumulate_d_x ? op.d_x : Tensor(),
-                                  .d = op.d_x,
-                                  .epilogue = fused ? CUBLASLT_EPILOGUE_DGELU : CUBLASLT_EPILOGUE_DEFAULT,
-                                  .aux = fused ? op.pre_activation : Tensor()});
-    if (op.pre_activation && !fused)
-      launch(Backend{}, ctx, GeluBackward{.x = op.pre_activation, .d_y = op.d_x, .d_x = op.d_x}, {});
-  }
+  library.multiply(ctx, product);
+  if (op.pre_activation) launch(Backend{}, ctx, GeluBackward{.x = op.pre_activation, .d_y = op.d_x, .d_x = op.d_x}, {});
 }
 
 }  // namespace boreas

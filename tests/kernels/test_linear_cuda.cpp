@@ -173,6 +173,7 @@ TEST(LinearCuda, FusedGeluIsCloseToTheExactOne) {
   constexpr int64_t kRows = 4096, kCols = 64;
   Workspace w;
   GpuWorkspace gpu;
+  gpu.ctx.log_debug = [](const std::string& choice) { fmt::print("[ chosen   ] {}\n", choice); };
   const Tensor z = w.random(DType::bf16, {kRows, kCols}), identity = w.filled(DType::bf16, {kCols, kCols}, 0);
   for (int64_t i = 0; i < kCols; ++i) identity.row<bfloat16>(i)[i] = bfloat16(1.0f);
   const Tensor exact = w.copy_of(z, DType::f64), slope = w.copy_of(z, DType::f64);
