@@ -126,6 +126,7 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
     }
   }
   std::vector<MemoryReport::Line> largest = report.training;
+  largest.push_back({"CUDA context", report.context_bytes, ""});
   std::stable_sort(largest.begin(), largest.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
   std::string names;
   for (size_t i = 0; i < 3; ++i)
