@@ -1,6 +1,8 @@
-// Graph attention on graphs like those of a small global model: a 2.5 degree grid (10512 nodes) and an icosahedral
-// mesh. Counters: FLOP/s and bytes/s by the op's own formulas (bytes with every row of k and v counted once an edge),
-// and time as a fraction of that of one product [N_dst, C] x [C, C] in the same precision.
+// Graph attention. On the CPU, graphs like those of a small global model: a 2.5 degree grid (10512 nodes) and an
+// icosahedral mesh; on the GPU, where one is visible, those between N320 and an icosahedron refined six times, with
+// each version that supports them. Counters on the CPU: FLOP/s and bytes/s by the op's own formulas (bytes with every
+// row of k and v counted once an edge), and time as a fraction of that of one product [N_dst, C] x [C, C] in the same
+// precision.
 
 #include <benchmark/benchmark.h>
 #include <cblas.h>
@@ -11,6 +13,9 @@
 
 #include "kernels/core/rng.h"
 #include "kernels/graph_attention/graph_attention.h"
+#ifdef BOREAS_WITH_CUDA
+#include "bench/graph_attention.h"
+#endif
 
 namespace boreas {
 namespace {
@@ -129,7 +134,46 @@ void sizes(benchmark::internal::Benchmark* b) {
 BENCHMARK_CAPTURE(graph_attention, forward, false)->Apply(sizes);
 BENCHMARK_CAPTURE(graph_attention, backward, true)->Apply(sizes);
 
+void add_gpu_cases() {
+#ifdef BOREAS_WITH_CUDA
+  if (num_cuda_devices() == 0) return;
+  for (const char* graph : {"era_to_h", "h_to_h", "h_to_era"})
+    for (const bool hilbert : {false, true})
+      for (const int64_t head_size : {32, 64})
+        for (const char* version : {"vectors", "degree3"}) {
+          if (std::string(version) == "degree3" && std::string(graph) != "h_to_era") continue;
+          const auto add = [=](const char* pass, auto body) {
+            const std::string name = fmt::format("graph_attention/gpu/{}/{}/{}/d:{}/{}", pass, graph,
+                                                 hilbert ? "hilbert" : "natural", head_size, version);
+            benchmark::RegisterBenchmark(name.c_str(),
+                                         [=](benchmark::State& state) {
+                                           body(state, bench::graph_attention_problem(graph, hilbert, head_size));
+                                         })
+                ->UseManualTime()
+                ->Iterations(20)
+                ->Unit(benchmark::kMicrosecond);
+          };
+          using Problem = bench::GraphAttentionProblem;
+          add("forward", [=](benchmark::State& state, Problem& p) {
+            bench::measure_cold(state, *p.ctx, p.forward_bytes(), [&] { p.run_version(version, p.forward); });
+          });
+          add("forward_backward", [=](benchmark::State& state, Problem& p) {
+            bench::measure_cold(state, *p.ctx, p.forward_bytes() + p.backward_bytes(), [&] {
+              p.run_version(version, p.forward);
+              p.run_version(version, p.backward);
+            });
+          });
+        }
+#endif
+}
+
 }  // namespace
 }  // namespace boreas
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  boreas::add_gpu_cases();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

@@ -46,10 +46,10 @@ __device__ inline void copy_async(void* shared, const void* global, bool valid) 
                "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
-/// The same through the first-level cache, for what neighbouring warps read too.
-__device__ inline void copy_async_cached(void* shared, const void* global, bool valid) {
+/// The same through the first-level cache, for what neighbouring warps read too: `bytes` bytes, then zeros up to 16.
+__device__ inline void copy_async_cached(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),
-               "l"(global), "r"(valid ? 16 : 0)
+               "l"(global), "r"(bytes)
                : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -74,8 +74,18 @@ class StreamedEdges {
   static constexpr int kRowBytes = 32 * 16 * L::kVectors, kAttributeBytes = L::kSlots * int(sizeof(T));
   static constexpr int kEdgeBytes = 2 * kRowBytes + kAttributeBytes, kStageBytes = step * kEdgeBytes;
 
+  /// Rows by their number: a vector at `begin` in row 0.
+  struct Source {
+    const char* begin = nullptr;
+    uint32_t stride = 0;
+    __device__ void set(const Rows<const T>& rows, int64_t offset) {
+      begin = reinterpret_cast<const char*>(rows.data + offset);
+      stride = uint32_t(rows.stride * int64_t(sizeof(T)));
+    }
+    __device__ const char* at(int row) const { return begin + uint64_t(uint32_t(row)) * stride; }
+  };
+
   const Problem<T>& in_;
-  uint32_t masks_[Attributes<L>::kWords];
   char* const ring_;
   const int stride_, num_slices_;
   int read_ = 0;  // stage that is computed with
@@ -84,9 +94,16 @@ class StreamedEdges {
   int64_t destination_;
   int slice_ = 0, edge_ = 0, sources_, next_sources_;
   EdgeRange edges_, next_, after_;
+  Source k_[L::kVectors], v_[L::kVectors], attributes_;
+  int attribute_bytes_;  // of the 16 that this lane copies
 
-  __device__ void skip_destinations_without_edges() {
-    while (edges_.degree == 0 && destination_ < in_.num_dst) next_destination();
+  __device__ void begin_slice() {
+    const Lane<L> lane(slice_, in_.num_heads, in_.head_size);
+#pragma unroll
+    for (int i = 0; i < L::kVectors; ++i) {
+      k_[i].set(in_.k, lane.offset(i));
+      v_[i].set(in_.v, lane.offset(i));
+    }
   }
   __device__ void next_destination() {
     destination_ += stride_;
@@ -95,26 +112,27 @@ class StreamedEdges {
     next_sources_ = next_.sources(in_, 0);
     after_ = EdgeRange::of(in_, destination_ + 2 * int64_t(stride_));
   }
+  __device__ void skip_destinations_without_edges() {
+    while (edges_.degree == 0 && destination_ < in_.num_dst) next_destination();
+  }
 
   __device__ void copy_stage(int stage) {
     if (destination_ < in_.num_dst) {
       if (edge_ % 32 == 0 && edges_.degree > 32) sources_ = edges_.sources(in_, edge_);
-      const Lane<L> lane(slice_, in_.num_heads, in_.head_size);
-      const int lane_in_warp = int(threadIdx.x) % 32, kPerVector = 16 / int(sizeof(T));
+      char* const to = ring_ + stage * kStageBytes;
 #pragma unroll
       for (int u = 0; u < step; ++u) {
         const bool valid = edge_ + u < edges_.degree;  // else zeros, because what is not used must be finite
-        const int edge = valid ? edge_ + u : edges_.degree - 1;
-        const int64_t source = __shfl_sync(kFullMask, sources_, edge % 32);
-        char* const to = ring_ + stage * kStageBytes + u * kEdgeBytes + lane_in_warp * 16;
+        const int edge = valid ? edge_ + u : edge_, bytes = valid ? 16 : 0;
+        const int source = __shfl_sync(kFullMask, sources_, edge % 32);
 #pragma unroll
         for (int i = 0; i < L::kVectors; ++i) {
-          copy_async_cached(to + i * 512, in_.k.at(source) + lane.offset(i), valid);
-          copy_async_cached(to + kRowBytes + i * 512, in_.v.at(source) + lane.offset(i), valid);
+          copy_async_cached(to + u * kEdgeBytes + i * 512, k_[i].at(source), bytes);
+          copy_async_cached(to + u * kEdgeBytes + kRowBytes + i * 512, v_[i].at(source), bytes);
         }
-        if (lane_in_warp * kPerVector < in_.num_attributes)
-          copy_async_cached(to + 2 * kRowBytes, in_.attributes.at(edges_.begin + edge) + lane_in_warp * kPerVector,
-                            valid);
+        if (int(threadIdx.x) % 32 * 16 < kAttributeBytes)
+          copy_async_cached(to + u * kEdgeBytes + 2 * kRowBytes, attributes_.at(edges_.begin + edge),
+                            valid ? attribute_bytes_ : 0);
       }
       edge_ += step;
       if (edge_ >= edges_.degree) {
@@ -124,6 +142,7 @@ class StreamedEdges {
           next_destination();
           skip_destinations_without_edges();
         }
+        begin_slice();
       }
     }
     commit_copies();
@@ -133,8 +152,7 @@ class StreamedEdges {
   __device__ void row(const char* from, float (&to)[L::kChannels]) const {
     Packed<T, L::kWidth> packed[L::kVectors];
 #pragma unroll
-    for (int i = 0; i < L::kVectors; ++i)
-      packed[i].bits = *reinterpret_cast<const uint4*>(from + i * 512 + int(threadIdx.x) % 32 * 16);
+    for (int i = 0; i < L::kVectors; ++i) packed[i].bits = *reinterpret_cast<const uint4*>(from + i * 512);
     unpack_row<L>(packed, to);
   }
 
@@ -143,17 +161,21 @@ class StreamedEdges {
 
   __device__ StreamedEdges(const Problem<T>& in, char* memory, int first, int stride)
       : in_(in),
-        ring_(memory),
+        ring_(memory + int(threadIdx.x) % 32 * 16),
         stride_(stride),
         num_slices_((in.num_heads + L::kHeads - 1) / L::kHeads),
         destination_(first),
         edges_(EdgeRange::of(in, first)),
         next_(EdgeRange::of(in, int64_t(first) + stride)),
         after_(EdgeRange::of(in, first + 2 * int64_t(stride))) {
-    Attributes<L>::make_masks(threadIdx.x % L::kLanes, in.num_attributes, masks_);
+    const int first_attribute = int(threadIdx.x) % 32 * (16 / int(sizeof(T)));
+    const int mine = in.num_attributes - first_attribute;  // the rest of the row is filled with zeros
+    attribute_bytes_ = mine <= 0 ? 0 : mine * int(sizeof(T)) < 16 ? mine * int(sizeof(T)) : 16;
+    attributes_.set(in.attributes, mine > 0 ? first_attribute : 0);
     sources_ = edges_.sources(in, 0);
     next_sources_ = next_.sources(in, 0);
     skip_destinations_without_edges();
+    begin_slice();
 #pragma unroll
     for (int stage = 0; stage < stages - 1; ++stage) copy_stage(stage);
     read_ = stages - 1;  // the one before the first
@@ -169,8 +191,9 @@ class StreamedEdges {
   __device__ void values(int u, float (&to)[L::kChannels]) const { row(at(u) + kRowBytes, to); }
   __device__ void attributes(int u, float (&to)[L::kOwnSlots]) const {
     Attributes<L> packed;
-    packed.load_shared(reinterpret_cast<const T*>(at(u) + 2 * kRowBytes), int(threadIdx.x) % L::kLanes);
-    packed.unpack(masks_, to);
+    const int lane = int(threadIdx.x) % 32;
+    packed.load_shared(reinterpret_cast<const T*>(at(u) + 2 * kRowBytes - lane * 16), lane % L::kLanes);
+    packed.unpack(to);
   }
 };
 

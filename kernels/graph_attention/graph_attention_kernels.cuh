@@ -96,13 +96,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Forwar
 
       for (int e = 0; e < range.degree; e += kStep) {
         edges.next(lane, range, e);
-        float score[kStep], new_largest = largest;
+        float score[kStep], a[kStep][L::kOwnSlots], new_largest = largest;
 #pragma unroll
         for (int u = 0; u < kStep; ++u) {
-          float k[L::kChannels], a[L::kOwnSlots];
+          float k[L::kChannels];
           edges.keys(u, k);
-          edges.attributes(u, a);
-          score[u] = sum_lanes<L::kLanes>(dot(k, q[0], dot(a, q_edge[0], 0.f))) * scale;
+          edges.attributes(u, a[u]);
+          score[u] = sum_lanes<L::kLanes>(dot(k, q[0], dot(a[u], q_edge[0], 0.f))) * scale;
           if (e + u >= range.degree) score[u] = -INFINITY;
           new_largest = fmaxf(new_largest, score[u]);
         }
@@ -113,13 +113,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Forwar
         multiply_by(mean, correction);
 #pragma unroll
         for (int u = 0; u < kStep; ++u) {
-          float v[L::kChannels], a[L::kOwnSlots];
+          float v[L::kChannels];
           edges.values(u, v);
-          edges.attributes(u, a);
           const float weight = fast_exp2(score[u] - largest);
           total += weight;
           add_scaled(sum, weight, v);
-          add_scaled(mean, weight, a);
+          add_scaled(mean, weight, a[u]);
         }
       }
 

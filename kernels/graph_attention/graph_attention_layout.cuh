@@ -190,7 +190,7 @@ struct Attributes {
       }
     }
   }
-  /// From a row of kSlots in shared memory.
+  /// From a row of kSlots in shared memory, zeros beyond the last attribute.
   __device__ void load_shared(const T* row, int in_head) {
     static_assert(L::kAligned);
     constexpr int kBytes = kOwn * int(sizeof(T));
@@ -226,6 +226,13 @@ struct Attributes {
         to[i] = __uint_as_float(i % 2 ? word & 0xFFFF0000u : word << 16);
     }
   }
+  __device__ void unpack(float (&to)[kOwn]) const {
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const uint32_t word = words[i / kPerWord];
+      to[i] = __uint_as_float(kPerWord == 1 ? word : i % 2 ? word & 0xFFFF0000u : word << 16);
+    }
+  }
   __device__ static void make_masks(int in_head, int num_attributes, uint32_t (&masks)[kWords]) {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
@@ -238,21 +245,46 @@ struct Attributes {
   }
 };
 
+// --- arithmetic ---
+
+template <int kSize>
+__device__ inline float dot(const float (&x)[kSize], const float (&y)[kSize], float sum) {
+#pragma unroll
+  for (int c = 0; c < kSize; ++c) sum = fmaf(x[c], y[c], sum);
+  return sum;
+}
+
+template <int kSize>
+__device__ inline void add_scaled(float (&x)[kSize], float factor, const float (&y)[kSize]) {
+#pragma unroll
+  for (int c = 0; c < kSize; ++c) x[c] = fmaf(factor, y[c], x[c]);
+}
+
+template <int kSize>
+__device__ inline void multiply_by(float (&x)[kSize], float factor) {
+#pragma unroll
+  for (int c = 0; c < kSize; ++c) x[c] *= factor;
+}
+
 // --- W_edge ---
 
-/// Where products with W_h read it: in shared memory as [slice, attribute, vector, lane] of kWidth channels, so that a
-/// warp reads 512 neighbouring bytes; from global memory where rows are not aligned.
+/// Where products with W_h read it: in shared memory as [slice, slot, vector, lane] of kWidth channels, so that a warp
+/// reads 512 neighbouring bytes; from global memory where rows are not aligned. Slots come in groups, filled up with
+/// zeros, so that the columns of a group are read together.
 template <class L>
 struct EdgeProjection {
   using T = typename L::T;
+  static constexpr int kGroup = 4;
   const T* shared;
   Rows<const T> w_edge;
   int num_attributes;
 
+  __host__ __device__ static int padded(int num_attributes) { return (num_attributes + kGroup - 1) / kGroup * kGroup; }
+
   __host__ __device__ static int64_t shared_bytes(int num_heads, int num_attributes) {
     if (!L::kAligned) return 0;
     const int64_t num_slices = (num_heads + L::kHeads - 1) / L::kHeads;
-    return num_slices * num_attributes * L::kVectors * 32 * 16;
+    return num_slices * padded(num_attributes) * L::kVectors * 32 * 16;
   }
 
   /// All threads of the block; a barrier must follow.
@@ -261,14 +293,14 @@ struct EdgeProjection {
     num_attributes = in.num_attributes;
     shared = memory;
     if constexpr (L::kAligned) {
-      const int num_slices = (in.num_heads + L::kHeads - 1) / L::kHeads;
-      const int count = num_slices * num_attributes * L::kVectors * 32 * L::kWidth;
+      const int num_slices = (in.num_heads + L::kHeads - 1) / L::kHeads, num_slots = padded(num_attributes);
+      const int count = num_slices * num_slots * L::kVectors * 32 * L::kWidth;
       for (int x = int(threadIdx.x); x < count; x += int(blockDim.x)) {
         const int c = x % L::kWidth, lane = x / L::kWidth % 32, i = x / L::kWidth / 32 % L::kVectors;
-        const int row = x / L::kWidth / 32 / L::kVectors, slot = row % num_attributes, slice = row / num_attributes;
+        const int row = x / L::kWidth / 32 / L::kVectors, slot = row % num_slots, slice = row / num_slots;
         const int head = slice * L::kHeads + lane / L::kLanes;
         const int channel = (lane % L::kLanes + i * L::kLanes) * L::kWidth + c;
-        memory[x] = head < in.num_heads && channel < in.head_size
+        memory[x] = slot < num_attributes && head < in.num_heads && channel < in.head_size
                         ? w_edge.at(int64_t(head) * in.head_size + channel)[slot]
                         : T();
       }
@@ -281,7 +313,7 @@ struct EdgeProjection {
     for (int i = 0; i < L::kVectors; ++i) {
       if constexpr (L::kAligned) {
         Packed<T, L::kWidth> packed;
-        const int row = (slice * num_attributes + slot) * L::kVectors + i;
+        const int row = (slice * padded(num_attributes) + slot) * L::kVectors + i;
         packed.bits = *reinterpret_cast<const uint4*>(shared + (row * 32 + int(threadIdx.x) % 32) * L::kWidth);
         packed.unpack(to + i * L::kWidth);
       } else {
@@ -298,16 +330,19 @@ struct EdgeProjection {
     if constexpr (L::kAligned) {
       float sums[kRows][L::kSlots];
 #pragma unroll
-      for (int slot = 0; slot < L::kSlots; ++slot) {
-#pragma unroll
-        for (int n = 0; n < kRows; ++n) sums[n][slot] = 0;
-        if (slot >= num_attributes) continue;
-        float w[L::kChannels];
-        column(slice, slot, lane, w);
+      for (int first = 0; first < L::kSlots; first += kGroup) {
 #pragma unroll
         for (int n = 0; n < kRows; ++n)
 #pragma unroll
-          for (int c = 0; c < L::kChannels; ++c) sums[n][slot] = fmaf(w[c], x[n][c], sums[n][slot]);
+          for (int slot = first; slot < first + kGroup; ++slot) sums[n][slot] = 0;
+        if (first >= num_attributes) continue;
+#pragma unroll
+        for (int slot = first; slot < first + kGroup; ++slot) {
+          float w[L::kChannels];
+          column(slice, slot, lane, w);
+#pragma unroll
+          for (int n = 0; n < kRows; ++n) sums[n][slot] = dot(w, x[n], 0.f);
+        }
       }
       // Sums over the lanes of the head: at every step a lane keeps half of the slots and gives away the others.
 #pragma unroll
@@ -361,36 +396,18 @@ struct EdgeProjection {
                                  float (&x)[L::kChannels]) const {
     const int first_lane = int(threadIdx.x) % 32 / L::kLanes * L::kLanes;
 #pragma unroll
-    for (int slot = 0; slot < L::kSlots; ++slot) {
-      if (slot >= num_attributes) continue;
-      const float factor = __shfl_sync(kFullMask, y[slot % L::kOwnSlots], first_lane + slot / L::kOwnSlots);
-      float w[L::kChannels];
-      column(slice, slot, lane, w);
+    for (int first = 0; first < L::kSlots; first += kGroup) {
+      if (first >= num_attributes) continue;
 #pragma unroll
-      for (int c = 0; c < L::kChannels; ++c) x[c] = fmaf(w[c], factor, x[c]);
+      for (int slot = first; slot < first + kGroup; ++slot) {
+        const float factor = __shfl_sync(kFullMask, y[slot % L::kOwnSlots], first_lane + slot / L::kOwnSlots);
+        float w[L::kChannels];
+        if (!L::kAligned && slot >= num_attributes) continue;
+        column(slice, slot, lane, w);
+        add_scaled(x, factor, w);
+      }
     }
   }
 };
-
-// --- arithmetic ---
-
-template <int kSize>
-__device__ inline float dot(const float (&x)[kSize], const float (&y)[kSize], float sum) {
-#pragma unroll
-  for (int c = 0; c < kSize; ++c) sum = fmaf(x[c], y[c], sum);
-  return sum;
-}
-
-template <int kSize>
-__device__ inline void add_scaled(float (&x)[kSize], float factor, const float (&y)[kSize]) {
-#pragma unroll
-  for (int c = 0; c < kSize; ++c) x[c] = fmaf(factor, y[c], x[c]);
-}
-
-template <int kSize>
-__device__ inline void multiply_by(float (&x)[kSize], float factor) {
-#pragma unroll
-  for (int c = 0; c < kSize; ++c) x[c] *= factor;
-}
 
 }  // namespace boreas::cuda::graph_attention

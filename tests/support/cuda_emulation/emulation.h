@@ -57,8 +57,7 @@ class Block {
     struct Copy {
       void* to;
       const void* from;
-      size_t bytes;
-      bool valid;
+      size_t bytes, room;
     };
     std::vector<std::pair<void*, uint32_t>> unfenced;
     std::vector<std::vector<Copy>> copies{{}};  // groups that are not waited for yet; the last one is open
@@ -279,20 +278,19 @@ class Block {
     fibres_[current_].unfenced.clear();
   }
 
-  // Asynchronous copies arrive when they are waited for, not earlier.
-  void copy_async(void* to, const void* from, size_t bytes, bool valid) {
-    std::memset(to, 0xFF, bytes);
-    fibres_[current_].copies.back().push_back({to, from, bytes, valid});
+  // Asynchronous copies, of `bytes` bytes and then zeros as far as there is room, arrive when they are waited for, not
+  // earlier.
+  void copy_async(void* to, const void* from, size_t bytes, size_t room) {
+    std::memset(to, 0xFF, room);
+    fibres_[current_].copies.back().push_back({to, from, bytes, room});
   }
   void commit_copies() { fibres_[current_].copies.emplace_back(); }
   void wait_for_copies(size_t pending) {
     auto& groups = fibres_[current_].copies;
     while (groups.size() > pending + 1) {
       for (const auto& copy : groups.front()) {
-        if (copy.valid)
-          std::memcpy(copy.to, copy.from, copy.bytes);
-        else
-          std::memset(copy.to, 0, copy.bytes);
+        std::memset(copy.to, 0, copy.room);
+        std::memcpy(copy.to, copy.from, copy.bytes);
       }
       groups.erase(groups.begin());
     }

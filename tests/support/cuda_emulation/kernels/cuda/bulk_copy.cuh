@@ -50,7 +50,7 @@ inline void load_bulk(void* shared, const void* global, int bytes, SharedBarrier
 }
 inline void store_bulk(void* global, const void* shared, int bytes) {
   detail::check_bulk(global, shared, bytes);
-  emulation::Block::current().copy_async(global, shared, size_t(bytes), true);
+  emulation::Block::current().copy_async(global, shared, size_t(bytes), size_t(bytes));
 }
 inline void commit_bulk_stores() { emulation::Block::current().commit_copies(); }
 inline void wait_bulk_stores_read() { emulation::Block::current().wait_for_copies(0); }

@@ -50,9 +50,11 @@ inline uint32_t transpose_matrix(uint32_t rows) {
 }
 
 inline void copy_async(void* shared, const void* global, bool valid) {
-  emulation::Block::current().copy_async(shared, global, 16, valid);
+  emulation::Block::current().copy_async(shared, global, valid ? 16 : 0, 16);
 }
-inline void copy_async_cached(void* shared, const void* global, bool valid) { copy_async(shared, global, valid); }
+inline void copy_async_cached(void* shared, const void* global, int bytes) {
+  emulation::Block::current().copy_async(shared, global, size_t(bytes), 16);
+}
 inline void commit_copies() { emulation::Block::current().commit_copies(); }
 template <int kPending>
 void wait_for_copies() {
