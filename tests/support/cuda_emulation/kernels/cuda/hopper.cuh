@@ -187,7 +187,7 @@ inline void load_tile(uint32_t to, const CUtensorMap* from, int column, int head
 }
 inline void store_tile(const CUtensorMap* to, uint32_t from, int column, int head, int row) {
   Hopper::for_box(*to, from, column, head, row, [](void* global, char* shared) {
-    if (global) Block::current().copy_async(global, shared, 16, true);
+    if (global) Block::current().copy_async(global, shared, 16, 16);
   });
 }
 
