@@ -6,7 +6,9 @@
 //   A       N320 to an icosahedral mesh of level 6, graph transformer, 16 layers, 512 channels, 16 heads
 //   B       the same, 1024 channels
 //   C       N320 to O96, windowed transformer, window 512, 16 layers, 1024 channels;  C1120: window 1120
-//   D       O1280 to O320, encoder and decoder only, 512 channels, 16 chunks
+//   D       O1280 to O320, encoder and decoder only, 512 channels, encoder in 16 and decoder in 32 chunks
+//
+// A to C keep all for backward, the decoder in 4 chunks; options choose otherwise.
 //
 // 85 prognostic, 16 forcing and 4 diagnostic variables, two input steps, batch 1. A step is forward, loss, backward and
 // optimizer with the batch in the memory of the device; times are medians. Model FLOP/s count what backward repeats
@@ -85,9 +87,11 @@ RunConfig config_of(const std::string& shape, const Options& options, Device dev
   model.num_channels = small ? 64 : shape == "A" || shape == "D" ? 512 : 1024;
   model.num_heads = small ? 4 : 16;
   model.processor.num_layers = small ? 2 : 16;
+  model.decoder.num_chunks = 4;
   if (shape == "D" || shape == "small-mappers") {
     model.processor.kind = ProcessorKind::none;
-    model.encoder.num_chunks = model.decoder.num_chunks = small ? 4 : 16;
+    model.encoder.num_chunks = small ? 4 : 16;
+    model.decoder.num_chunks = small ? 4 : 32;
     model.recompute = Recompute::mappers;
   }
   if (shape.starts_with("C") || shape == "small-window") {
@@ -244,11 +248,11 @@ void report_memory(Json& json, const Machine& machine, int64_t before, int64_t a
   std::printf("\n");
 }
 
-Json description(const ModelSetup& setup, const std::string& shape, const char* what) {
+Json description(const ModelSetup& setup, const std::string& shape, const char* what, const Machine& machine) {
   const ModelConfig& model = setup.config.model;
   return {{"shape", shape},
           {"what", what},
-          {"mode", setup.config.cuda_graphs ? "replay" : "eager"},
+          {"mode", setup.config.cuda_graphs && machine.device.is_cuda() ? "replay" : "eager"},
           {"precision", to_string(setup.config.precision)},
           {"residual", to_string(model.residual_dtype)},
           {"recompute", to_string(model.recompute)},
@@ -263,7 +267,7 @@ Json train(const ModelSetup& setup, const std::string& shape, const Options& opt
   const auto bytes_now = [&] { return device.is_cuda() ? live_device_bytes() : live_bytes(); };
   const int64_t before = bytes_now();
   const DeviceMemory driver = device.is_cuda() ? memory_of(device) : DeviceMemory{};
-  Json json = description(setup, shape, "training");
+  Json json = description(setup, shape, "training", machine);
 
   TrainingStep step(setup, device);
   const TrainingStep::Work work = step.work(1, num_variables, 1);
@@ -317,7 +321,7 @@ Json infer(const ModelSetup& setup, const std::string& shape, const Options& opt
   const auto bytes_now = [&] { return device.is_cuda() ? live_device_bytes() : live_bytes(); };
   const int64_t before = bytes_now();
   const DeviceMemory driver = device.is_cuda() ? memory_of(device) : DeviceMemory{};
-  Json json = description(setup, shape, "inference");
+  Json json = description(setup, shape, "inference", machine);
 
   StepModel model(setup, device);
   const auto forward = [&](Context& ctx, const StepModel& of, const Tensor& x, const Tensor& y) {
