@@ -19,7 +19,8 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"kernels/core", {"kernels/core"}},
     {"kernels/cuda", {"kernels/core", "kernels/cuda"}},
     {"kernels/graph", {"kernels/core", "kernels/graph"}},
-    {"kernels/op", {"kernels/core", "kernels/graph", "kernels/cuda", "own"}},
+    // Products that cannot fuse an activation launch it themselves.
+    {"kernels/op", {"kernels/core", "kernels/graph", "kernels/cuda", "kernels/activation/activation.h", "own"}},
     {"comm", {"comm", "kernels/core", "kernels/graph", "kernels/op"}},
     {"io", {"io", "kernels/core", "kernels/graph/graph_data.h"}},
     {"models", {"models", "comm", "kernels/core", "kernels/graph", "kernels/op"}},
