@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kMapThreads)
   if (stored.data) store_elements<kSize>(stored.at(place.row, place.column), available, v);
 }
 
-inline __global__ void clip_scale(const double* sum_of_squares, double max_norm, double base_scale, float* control) {
+static __global__ void clip_scale(const double* sum_of_squares, double max_norm, double base_scale, float* control) {
   const double norm = base_scale * sqrt(*sum_of_squares);
   const double scale = max_norm > 0 && norm > max_norm ? base_scale * (max_norm / norm) : base_scale;
   control[3] = isfinite(norm) ? float(scale) : nanf("");

@@ -32,7 +32,7 @@ __device__ inline Bounded bound(const BoundedColumns& rule, float x, float offse
   return {offset == 0.0f ? x : z + offset, 1.0f};
 }
 
-inline __global__ void __launch_bounds__(kBoundingThreads)
+static __global__ void __launch_bounds__(kBoundingThreads)
     bound_forward(int64_t num_rows, BoundedColumns rule, RowsOf<float> y) {
   const int64_t row = int64_t(blockIdx.x) * kBoundingThreads + threadIdx.x;
   if (row >= num_rows) return;
@@ -44,7 +44,7 @@ inline __global__ void __launch_bounds__(kBoundingThreads)
 }
 
 /// `before`: the values before, in the order of the rule; the total, if any, is column `total_before`.
-inline __global__ void __launch_bounds__(kBoundingThreads)
+static __global__ void __launch_bounds__(kBoundingThreads)
     bound_backward(int64_t num_rows, BoundedColumns rule, int64_t total_before, RowsOf<const float> before,
                    RowsOf<float> d_y) {
   const int64_t row = int64_t(blockIdx.x) * kBoundingThreads + threadIdx.x;

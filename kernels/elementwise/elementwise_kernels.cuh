@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kMapThreads) fill_words(Chunks<1> chunks, W va
 
 // --- columns by number: a warp owns kColumnRows rows at a time, its lanes walk over the listed columns --------------
 
+inline constexpr int kColumnBlocksResident = 5;  // on a multiprocessor
 inline constexpr int kColumnWarps = 8, kColumnRows = 4, kColumnRowsABlock = kColumnWarps * kColumnRows;
 
 /// Pairs of columns, by value; longer lists take several launches.
@@ -40,7 +41,7 @@ struct ColumnPairs {
 
 /// y[:, to] = x[:, from], or += .
 template <bool kAdd>
-__global__ void __launch_bounds__(kColumnWarps * 32)
+__global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResident)
     pair_columns(int64_t num_rows, ColumnPairs pairs, RowsOf<const float> x, RowsOf<float> y) {
   __shared__ int32_t from[ColumnPairs::kMost], to[ColumnPairs::kMost];  // lanes read different entries
   for (int k = threadIdx.x; k < pairs.count; k += kColumnWarps * 32) {
@@ -70,7 +71,7 @@ struct ColumnSources {
 };
 
 /// y = delta, plus the columns of x that have a place in y.
-inline __global__ void __launch_bounds__(kColumnWarps * 32)
+static __global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResident)
     add_prognostic(int64_t num_rows, ColumnSources columns, RowsOf<const float> x, RowsOf<const float> delta,
                    RowsOf<float> y) {
   __shared__ int32_t source[ColumnSources::kMost];
@@ -199,7 +200,7 @@ inline Tensor run_of(const Tensor& tensor, std::span<const int32_t> columns) {
 }
 
 inline unsigned column_blocks(int64_t num_rows) {
-  constexpr int64_t kResident = 132 * 8;  // enough to fill an H200; each loads the table of columns once
+  constexpr int64_t kResident = 132 * kColumnBlocksResident;  // on an H200; each loads the table of columns once
   return unsigned(std::min((num_rows + kColumnRowsABlock - 1) / kColumnRowsABlock, kResident));
 }
 

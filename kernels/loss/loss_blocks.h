@@ -10,9 +10,11 @@ namespace boreas::cuda {
 inline constexpr int kLossLanes = 32, kLossWarps = 8, kLossColumnsALane = 4;
 inline constexpr int kLossColumns = kLossLanes * kLossColumnsALane;
 
-/// Blocks that share the rows. A function of the shape only: enough to fill an H200.
+inline constexpr int kLossBlocksResident = 4;  ///< on a multiprocessor
+
+/// Blocks that share the rows. A function of the shape only: those that an H200 holds at once.
 constexpr int64_t loss_blocks(int64_t rows) {
-  return std::clamp<int64_t>((rows + 2 * kLossWarps - 1) / (2 * kLossWarps), 1, 132 * 4);
+  return std::clamp<int64_t>((rows + 2 * kLossWarps - 1) / (2 * kLossWarps), 1, 132 * kLossBlocksResident);
 }
 
 constexpr int64_t loss_column_tiles(int64_t cols) { return (cols + kLossColumns - 1) / kLossColumns; }

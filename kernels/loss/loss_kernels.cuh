@@ -69,7 +69,7 @@ struct WeightedLossArguments {
 };
 
 template <LossKind kind, class D>
-__global__ void __launch_bounds__(kLossThreads) weighted_loss(WeightedLossArguments<D> p) {
+__global__ void __launch_bounds__(kLossThreads, kLossBlocksResident) weighted_loss(WeightedLossArguments<D> p) {
   constexpr int kColumns = kLossColumnsALane, kRows = 2;
   const int64_t first = int64_t(blockIdx.y) * kLossColumns + threadIdx.x;
   float column_weight[kColumns], slope_factor[kColumns];
@@ -132,7 +132,7 @@ struct CrpsArguments {
 
 /// A thread owns all members of a point; kMost of them fit. Up to 8 lie in registers.
 template <int kMost, class D>
-__global__ void __launch_bounds__(kLossThreads) crps_loss(CrpsArguments<D> p) {
+__global__ void __launch_bounds__(kLossThreads, kLossBlocksResident) crps_loss(CrpsArguments<D> p) {
   [[maybe_unused]] constexpr int kUnrolled = kMost <= 8 ? kMost : 1,
                                  kUnrolledColumns = kMost <= 8 ? kLossColumnsALane : 1;
   const int64_t first = int64_t(blockIdx.y) * kLossColumns + threadIdx.x;
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kLossThreads) crps_loss(CrpsArguments<D> p) {
 inline constexpr int kAddUpThreads = 256;
 
 /// Block k adds up the partial sums k, k + stride, ... to loss k.
-inline __global__ void __launch_bounds__(kAddUpThreads)
+static __global__ void __launch_bounds__(kAddUpThreads)
     add_up_losses(const double* partials, int64_t count, int64_t stride, double divisor, bool root, float* loss) {
   const double sum = sum_strided<kAddUpThreads>(partials + blockIdx.x, count, stride);
   if (threadIdx.x != 0) return;

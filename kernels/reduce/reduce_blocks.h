@@ -6,7 +6,12 @@
 
 namespace boreas::cuda {
 
-/// Each block leaves one partial sum. A function of the size only: enough to fill an H200, one block for small tensors.
-constexpr int64_t reduce_blocks(int64_t size) { return std::clamp<int64_t>(size / 8192, 1, 132 * 8); }
+inline constexpr int kReduceBlocksResident = 6;  ///< on a multiprocessor
+
+/// Each block leaves one partial sum. A function of the size only: those that an H200 holds at once, one block for
+/// small tensors.
+constexpr int64_t reduce_blocks(int64_t size) {
+  return std::clamp<int64_t>(size / 8192, 1, 132 * kReduceBlocksResident);
+}
 
 }  // namespace boreas::cuda

@@ -21,7 +21,7 @@ struct IsNonFinite {
 };
 
 template <int kSize, class T, class F>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, kReduceBlocksResident)
     reduce_chunks(Chunks<kSize> chunks, F f, RowsOf<const T> x, typename F::Result* partials) {
   constexpr int kChunks = kChunksAThread<kSize>;
   __shared__ typename F::Result shared[kReduceThreads / 32];
