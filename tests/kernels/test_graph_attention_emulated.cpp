@@ -24,9 +24,10 @@ void run_emulated(const GraphAttentionCase& c, bool vectors, Tensor scratch) {
   });
 }
 
-Tensor scratch_for(Workspace& w, const GraphAttentionBackward& op) {
+// Exactly as much as the launchers are given.
+Tensor scratch_for(Workspace& w, const GraphAttentionBackward& op, bool vectors) {
   ScratchPieces pieces;
-  BackwardScratch(pieces, op, std::max(kMostVectorAttributes, op.edge_attributes.cols()));
+  BackwardScratch(pieces, op, vectors ? kMostVectorAttributes : op.edge_attributes.cols());
   return w.filled(DType::u8, {pieces.bytes()}, 255);
 }
 
@@ -43,7 +44,7 @@ TEST(GraphAttentionEmulated, MatchesTheCpuInDouble) {
       EXPECT_EQ(vectors, !sizes.strided && sizes.head_size % 8 == 0 && sizes.num_attributes <= 16);
       const auto copy = [&] { return inputs.mapped(graph, [&](const Tensor& t) { return copy_like(w, t); }); };
       const GraphAttentionCase first = copy(), second = copy();
-      const Tensor scratch = scratch_for(w, inputs.backward);
+      const Tensor scratch = scratch_for(w, inputs.backward, vectors);
       run_emulated(first, vectors, scratch);
       expect_like_double(w, graph, inputs, first, [](const Tensor& t) { return t; });
       emulation::order() = emulation::Order::descending;
@@ -54,6 +55,30 @@ TEST(GraphAttentionEmulated, MatchesTheCpuInDouble) {
           EXPECT_TRUE(identical(first.results()[x].tensor, second.results()[x].tensor)) << first.results()[x].name;
         }
     }
+  }
+}
+
+TEST(GraphAttentionEmulated, TheOutputMayBeTheResidual) {
+  const GraphAttentionSizes sizes{DType::bf16, 30, 20, 5, 16, 32, 11, false, true, 3, 16};
+  Workspace w(4);
+  const Graph graph = random_graph(sizes);
+  GraphAttentionCase c = GraphAttentionCase::make(w, graph, sizes);
+  run_emulated(c, true, scratch_for(w, c.backward, true));
+  const Tensor apart = c.forward.o;
+  c.forward.o = c.forward.r;
+  run_emulated(c, true, scratch_for(w, c.backward, true));
+  EXPECT_TRUE(identical(c.forward.o, apart));
+}
+
+TEST(GraphAttentionEmulated, SharpSoftmaxOfEqualValuesHasNoGradientOfScores) {
+  for (const DType dtype : kTypes) {
+    SCOPED_TRACE(to_string(dtype));
+    const GraphAttentionSizes sizes{dtype, 20, 30, 6, 16, 32, 11, false, true, 3, 16};
+    Workspace w(5);
+    const Graph graph = random_graph(sizes);
+    const GraphAttentionCase c = sharp_graph_attention(w, graph, sizes);
+    run_emulated(c, true, scratch_for(w, c.backward, true));
+    expect_no_gradient_of_scores(c, [](const Tensor& t) { return t; });
   }
 }
 

@@ -154,6 +154,7 @@ inline std::vector<GraphAttentionSizes> small_graph_attention_cases(DType dtype)
   out.push_back({dtype, 30, 2, 50, 2, 64, 11, true, true, 3});
   out.push_back({dtype, 2, 40, 2, 16, 32, 11, false, true, 3, 16});   // many edges out of few sources
   out.push_back({dtype, 60, 9, 3, 16, 64, 11, false, false, 0, 16});  // most sources without edges; no options
+  out.push_back({dtype, 7, 6, 3, 3, 32, 11, false, true, 11, 16});    // no gradient of attributes
   out.push_back({dtype, 7, 6, 3, 3, 20, 11, false, true, 3});         // head size not a multiple of 8
   out.push_back({dtype, 1, 1, 1, 1, 8, 1, false, true, 0, 8});
   return out;
@@ -175,6 +176,31 @@ inline std::ostream& operator<<(std::ostream& out, const GraphAttentionSizes& si
   return out << to_string(sizes.dtype) << ", " << sizes.num_heads << " heads of " << sizes.head_size << ", "
              << sizes.num_attributes << " attributes, degree " << sizes.mean_degree << ", " << sizes.num_dst
              << " destinations" << (sizes.strided ? ", strided" : "") << (sizes.optional ? "" : ", no options");
+}
+
+/// Very sharp softmax over neighbours whose values v_j + e_ij are equal, so that d_q and d_k cancel.
+inline GraphAttentionCase sharp_graph_attention(Workspace& w, const Graph& graph, const GraphAttentionSizes& sizes) {
+  GraphAttentionCase out = GraphAttentionCase::make(w, graph, sizes);
+  const Tensor &v = out.forward.v, &attributes = out.forward.edge_attributes;
+  const int64_t element = size_of(sizes.dtype);
+  for (int64_t j = 1; j < v.rows(); ++j) std::memcpy(v.slice({j, j + 1}).data(), v.data(), v.cols() * element);
+  for (int64_t m = 1; m < attributes.rows(); ++m)
+    std::memcpy(attributes.slice({m, m + 1}).data(), attributes.data(), attributes.cols() * element);
+  out.forward.scale = out.backward.scale = 50 / std::sqrt(double(sizes.head_size));
+  return out;
+}
+
+/// Expects that they do: at most 1e-3 of max|d_o| max|k| scale, or max|q|.
+inline void expect_no_gradient_of_scores(const GraphAttentionCase& c, auto&& fetch) {
+  const auto largest = [&](const Tensor& tensor) {
+    double most = 0;
+    for (const double x : values_of(fetch(tensor))) most = std::max(most, std::abs(x));
+    return most;
+  };
+  const double unit = largest(c.backward.d_o) * c.forward.scale;
+  EXPECT_LE(largest(c.backward.d_q), 1e-3 * unit * largest(c.forward.k));
+  EXPECT_LE(largest(c.backward.d_k), 1e-3 * unit * largest(c.forward.q));
+  EXPECT_GT(largest(c.backward.d_v), 0.1);
 }
 
 inline Graph random_graph(const GraphAttentionSizes& sizes) {
