@@ -85,7 +85,7 @@ RowExchange RowExchange::make(Communicator& ranks, const Partition& owners, std:
 void RowExchange::forward(Context& ctx, const Tensor& rows) const {
   BOREAS_CHECK(rows.rows() == num_rows_, shape, "row exchange: {} was given, {} rows are exchanged", to_string(rows),
                num_rows_);
-  if (!ranks_ || ranks_->size() == 1) return;
+  if (is_local()) return;
   const Scope scope(ctx);
   // Messages are contiguous: a column slice goes through a copy.
   const bool packed = rows.contiguous();
@@ -119,7 +119,7 @@ void RowExchange::forward(Context& ctx, const Tensor& rows) const {
 void RowExchange::backward(Context& ctx, const Tensor& d_rows) const {
   BOREAS_CHECK(d_rows.rows() == num_rows_, shape, "row exchange: {} was given, {} rows are exchanged",
                to_string(d_rows), num_rows_);
-  if (!ranks_ || ranks_->size() == 1) return;
+  if (is_local()) return;
   const Scope scope(ctx);
   const bool packed = d_rows.contiguous();
   const auto room = [&](int64_t count) { return ctx.alloc(Keep::scratch, d_rows.dtype(), {count, d_rows.cols()}); };

@@ -35,6 +35,8 @@ class RowExchange {
   static RowExchange make(Communicator& ranks, const Partition& owners, std::span<const int64_t> needed,
                           ExchangeKind kind, Device device);
 
+  /// No rows but its own: nothing is moved, and no room for others is needed.
+  bool is_local() const { return !ranks_ || ranks_->size() == 1; }
   int64_t num_rows() const { return num_rows_; }
   Range own() const { return own_; }
   /// Global row of each row here; empty for `local`.

@@ -1,5 +1,8 @@
 #include "models/encoder_processor_decoder.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "kernels/elementwise/elementwise.h"
 
 namespace boreas {
@@ -12,6 +15,46 @@ Graph make_graph(const GraphData& data, const EdgeSet& edges) {
   for (const int32_t dst : edges.dst_of) ++dst_ptr[size_t(dst) + 1];
   for (int64_t i = 0; i < num_dst; ++i) dst_ptr[size_t(i) + 1] += dst_ptr[size_t(i)];
   return Graph::from_sorted(num_src, num_dst, dst_ptr, edges.src_of);
+}
+
+/// This rank's part of an edge set.
+RankGraph make_part(const GraphData& data, const EdgeSet& edges, const ModelShard& shard, Device device) {
+  Graph whole = make_graph(data, edges);
+  if (shard.num_ranks() == 1) return make_rank_graph(std::move(whole));
+  const Partition src = Partition::balanced(whole.num_src(), shard.num_ranks());
+  const Partition dst = Partition::balanced(whole.num_dst(), shard.num_ranks());
+  return make_rank_graph(*shard.ranks, whole, src, dst, shard.exchange, device);
+}
+
+/// This rank's positions of a sequence, and those within the window of them.
+RowExchange make_window(int64_t num_nodes, int64_t window, const ModelShard& shard, Device device) {
+  if (shard.num_ranks() == 1) return RowExchange::local(num_nodes);
+  const Range own = shard.rows_of(num_nodes);
+  const int64_t begin = window < 0 ? 0 : std::max<int64_t>(0, own.begin - window);
+  const int64_t end = window < 0 ? num_nodes : std::min(num_nodes, own.end + window);
+  std::vector<int64_t> needed(size_t(end - begin));
+  std::iota(needed.begin(), needed.end(), begin);
+  return RowExchange::make(*shard.ranks, Partition::balanced(num_nodes, shard.num_ranks()), needed, shard.exchange,
+                           device);
+}
+
+/// Rows of a node set, or the edges that end in them, that this rank owns; none if it owns all.
+std::optional<Range> own_nodes(const NodeSet& nodes, const ModelShard& shard) {
+  if (shard.num_ranks() == 1) return {};
+  BOREAS_CHECK(nodes.size() >= shard.num_ranks(), config,
+               "{} ranks cannot share the {} nodes of {}; start at most that many ranks, or lower "
+               "parallel.model_ranks",
+               shard.num_ranks(), nodes.size(), nodes.name);
+  return shard.rows_of(nodes.size());
+}
+
+std::optional<Range> own_edges(const GraphData& graph, const EdgeSet& edges, const ModelShard& shard) {
+  const std::optional<Range> dst = own_nodes(graph.node_set(edges.dst), shard);
+  if (!dst) return {};
+  const auto first = [&](int64_t node) {
+    return std::lower_bound(edges.dst_of.begin(), edges.dst_of.end(), int32_t(node)) - edges.dst_of.begin();
+  };
+  return Range{first(dst->begin), first(dst->end)};
 }
 
 ModelShape checked(ModelShape shape) {
@@ -33,18 +76,22 @@ BlockShape processor_shape(const ModelConfig& config) {
 }  // namespace
 
 EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, ModelShape shape, const GraphData& graph,
-                                                 ParameterStore& store)
+                                                 ParameterStore& store, const ModelShard& shard)
     : shape_(checked(std::move(shape))),
       num_channels_(config.num_channels),
       latent_skip_(config.latent_skip),
       dtype_(store.dtype()),
       residual_dtype_(config.residual_dtype == ResidualType::f32 ? accumulator_of(dtype_) : dtype_),
-      data_attributes_(store, graph.node_set(shape_.data_name), config.trainable.data),
-      hidden_attributes_(store, graph.node_set(shape_.hidden_name), config.trainable.hidden),
+      data_attributes_(store, graph.node_set(shape_.data_name), config.trainable.data,
+                       own_nodes(graph.node_set(shape_.data_name), shard)),
+      hidden_attributes_(store, graph.node_set(shape_.hidden_name), config.trainable.hidden,
+                         own_nodes(graph.node_set(shape_.hidden_name), shard)),
       encoder_edges_(store, "encoder_graph_provider." + shape_.data_name,
-                     graph.edge_set(shape_.data_name, shape_.hidden_name), config.trainable.encoder),
+                     graph.edge_set(shape_.data_name, shape_.hidden_name), config.trainable.encoder,
+                     own_edges(graph, graph.edge_set(shape_.data_name, shape_.hidden_name), shard)),
       decoder_edges_(store, "decoder_graph_provider." + shape_.data_name,
-                     graph.edge_set(shape_.hidden_name, shape_.data_name), config.trainable.decoder),
+                     graph.edge_set(shape_.hidden_name, shape_.data_name), config.trainable.decoder,
+                     own_edges(graph, graph.edge_set(shape_.hidden_name, shape_.data_name), shard)),
       encoder_(store, "encoder." + shape_.data_name, BlockShape::of(config),
                {.kind = Mapper::Kind::encoder,
                 .src_channels = input_columns() + data_attributes_.num_columns(),
@@ -53,7 +100,7 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .num_chunks = config.encoder.num_chunks,
                 .recompute = config.recompute >= Recompute::mappers,
                 .wide_residual = config.residual_dtype == ResidualType::f32},
-               make_graph(graph, graph.edge_set(shape_.data_name, shape_.hidden_name))),
+               make_part(graph, graph.edge_set(shape_.data_name, shape_.hidden_name), shard, store.device())),
       decoder_(store, "decoder." + shape_.data_name, BlockShape::of(config),
                {.kind = Mapper::Kind::decoder,
                 .src_channels = config.num_channels,
@@ -64,19 +111,22 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .recompute = config.recompute >= Recompute::mappers,
                 .wide_residual = config.residual_dtype == ResidualType::f32,
                 .zero_extractor = config.decoder.initialise_data_extractor_zero},
-               make_graph(graph, graph.edge_set(shape_.hidden_name, shape_.data_name))) {
+               make_part(graph, graph.edge_set(shape_.hidden_name, shape_.data_name), shard, store.device())) {
   const bool recompute = config.recompute >= Recompute::block;
   switch (config.processor.kind) {
     case ProcessorKind::graph_transformer: {
       const EdgeSet& edges = graph.edge_set(shape_.hidden_name, shape_.hidden_name);
-      processor_edges_.emplace(store, "processor_graph_provider", edges, config.trainable.processor);
+      processor_edges_.emplace(store, "processor_graph_provider", edges, config.trainable.processor,
+                               own_edges(graph, edges, shard));
       processor_.emplace(store, "processor", processor_shape(config), config.processor.num_layers, recompute,
-                         make_graph(graph, edges), processor_edges_->num_columns());
+                         make_part(graph, edges, shard, store.device()), processor_edges_->num_columns());
       break;
     }
     case ProcessorKind::transformer:
-      processor_.emplace(store, "processor", processor_shape(config), config.processor.num_layers, recompute,
-                         hidden_attributes_.num_nodes(), config.processor.window);
+      processor_.emplace(
+          store, "processor", processor_shape(config), config.processor.num_layers, recompute,
+          make_window(graph.node_set(shape_.hidden_name).size(), config.processor.window, shard, store.device()),
+          config.processor.window);
       break;
     case ProcessorKind::none:
       break;

@@ -12,6 +12,17 @@
 
 namespace boreas {
 
+/// How a sample is split over the ranks of a group: each owns a contiguous range of the data nodes and one of the
+/// hidden nodes, balanced. By default there is one rank.
+struct ModelShard {
+  Communicator* ranks = nullptr;  ///< must outlive the model
+  ExchangeKind exchange = ExchangeKind::halo;
+
+  int64_t num_ranks() const { return ranks ? ranks->size() : 1; }
+  /// This rank's rows of n.
+  Range rows_of(int64_t n) const { return Partition::balanced(n, num_ranks())[ranks ? ranks->rank() : 0]; }
+};
+
 /// One step of a weather model on the data grid, in normalised variables:
 ///
 ///   s   = [x, coordinates, trainable]                      data nodes
@@ -22,12 +33,14 @@ namespace boreas {
 ///   y   = boundings(y)                                     in order, for each output step
 ///
 /// Shapes   x: [items * N_data, T_i * V_i]   y: [items * N_data, T_o * V_o]; items = batch * members, item-major;
-///          columns time-major: column t * V + v
+///          columns time-major: column t * V + v;  N_data: the data nodes of this rank
 /// Types    x, y and their gradients: accumulator type of the weights' type T (f32 where T is bf16), and with them the
 ///          prognostic residual and the boundings; inside T, the residual stream T or with residual_dtype f32 wider
 /// Names    those of the reference implementation: encoder.<data>, processor, decoder.<data>, node_attributes,
 ///          encoder_graph_provider.<data>.trainable.trainable, ...
-/// Errors   config: heads do not divide channels, a graph without the edges that the model needs;  shape: x or y
+/// Errors   config: heads do not divide channels, a graph without the edges that the model needs, more ranks than
+/// nodes;
+///          shape: x or y
 /// Source   Lang et al. 2024 (AIFS); the encoder-processor-decoder of Anemoi models
 class EncoderProcessorDecoder {
  public:
@@ -46,7 +59,8 @@ class EncoderProcessorDecoder {
     std::vector<Tensor> before_bounding;  // per output step and bounding: the columns that backward needs
   };
 
-  EncoderProcessorDecoder(const ModelConfig& config, ModelShape shape, const GraphData& graph, ParameterStore& store);
+  EncoderProcessorDecoder(const ModelConfig& config, ModelShape shape, const GraphData& graph, ParameterStore& store,
+                          const ModelShard& shard = {});
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;

@@ -6,10 +6,11 @@
 namespace boreas {
 
 Mapper::Mapper(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Options& options,
-               Graph graph)
+               RankGraph graph)
     : shape_(shape),
       options_(options),
-      graph_(make_sharded_graph(std::move(graph), options.num_chunks, store.device())),
+      sources_(std::move(graph.sources)),
+      graph_(make_sharded_graph(std::move(graph.graph), options.num_chunks, store.device())),
       embed_dst_(store, join_name(prefix, "emb_nodes_dst"), options.dst_channels, shape.num_channels),
       src_projection_(LayerNorm(store, join_name(prefix, "proc.layer_norm_attention_src"), shape.num_channels),
                       Linear(store, join_name(prefix, "proc"),
@@ -39,7 +40,7 @@ Mapper::Mapper(ParameterStore& store, const std::string& prefix, const BlockShap
 }
 
 int64_t Mapper::num_items(const Inputs& in) const {
-  const int64_t num_src = graph_.num_src, num_dst = graph_.num_dst;
+  const int64_t num_src = sources_.own().size(), num_dst = graph_.num_dst;
   const int64_t items = num_src > 0 ? in.x_src.rows() / num_src : 0;
   const int64_t wanted = is_encoder() ? num_dst : items * num_dst;
   BOREAS_CHECK(items * num_src == in.x_src.rows() && wanted == in.x_dst.rows(), shape,
@@ -47,6 +48,16 @@ int64_t Mapper::num_items(const Inputs& in) const {
                to_string(in.x_src), to_string(in.x_dst), num_src, num_dst,
                is_encoder() ? "of x_dst" : "for each item of x_dst");
   return items;
+}
+
+Tensor Mapper::all_sources(Context& ctx, const Tensor& x_src, int64_t item, Keep keep) const {
+  const int64_t n = sources_.own().size();
+  const Tensor own = x_src.slice({item * n, (item + 1) * n});
+  if (sources_.is_local()) return own;
+  const Tensor all = alloc_aligned_rows(ctx, keep, x_src.dtype(), sources_.num_rows(), x_src.cols());
+  run(ctx, Copy{.x = own, .y = all.slice(sources_.own())});
+  sources_.forward(ctx, all);
+  return all;
 }
 
 Tensor Mapper::gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) const {
@@ -213,7 +224,7 @@ void Mapper::backward_chunk(Context& ctx, const Subgraph& chunk, const Item& ite
 
 void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
   if (saved) saved->begin = ctx.arena().mark(Keep::saved);
-  const int64_t items = num_items(in), num_src = graph_.num_src, num_dst = graph_.num_dst;
+  const int64_t items = num_items(in), num_dst = graph_.num_dst;
   if (saved && options_.recompute) {
     if (!out.x_dst) return;
     saved = nullptr;
@@ -229,8 +240,10 @@ void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* 
     if (saved) saved->shared = item.shared;
   }
   for (int64_t i = 0; i < items; ++i) {
+    const Scope item_scope(ctx);
     const Range dst{i * num_dst, (i + 1) * num_dst};
-    item.x_src = in.x_src.slice({i * num_src, (i + 1) * num_src});
+    item.x_src = all_sources(ctx, in.x_src, i, keep);
+    if (saved) saved->x_src.push_back(item.x_src);
     if (!is_encoder()) item.x_dst = in.x_dst.slice(dst);
     for (int64_t c = 0; c < graph_.num_chunks(); ++c) {
       const Subgraph& chunk = graph_.chunks[size_t(c)];
@@ -244,6 +257,7 @@ void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* 
 void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,
                       const Inputs& d_in) const {
   const int64_t items = num_items(in), num_src = graph_.num_src, num_dst = graph_.num_dst;
+  const int64_t num_own = sources_.own().size();
   const int64_t num_chunks = graph_.num_chunks();
   {
     const Scope scope(ctx);
@@ -259,18 +273,20 @@ void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const 
     }
     for (int64_t i = items; i-- > 0;) {
       const Scope item_scope(ctx);
-      const Range src{i * num_src, (i + 1) * num_src}, dst{i * num_dst, (i + 1) * num_dst};
-      item.x_src = in.x_src.slice(src);
+      const Range src{i * num_own, (i + 1) * num_own}, dst{i * num_dst, (i + 1) * num_dst};
+      item.x_src = options_.recompute ? all_sources(ctx, in.x_src, i, Keep::scratch) : saved.x_src[size_t(i)];
       if (!is_encoder()) item.x_dst = in.x_dst.slice(dst);
       d.y = d_out.x_dst.slice(dst);
       if (!is_encoder() && d_in.x_dst) d.x_dst = d_in.x_dst.slice(dst);
       const Tensor d_x_src = d_in.x_src ? d_in.x_src.slice(src) : Tensor();
       d.x_src = d_x_src;
-      if (d_x_src && !is_encoder() && num_chunks > 1) {  // chunks share sources: their sum is kept in the wider type
-        const DType wide = accumulator_of(dtype());
-        if (wide != d_x_src.dtype()) d.x_src = ctx.alloc(Keep::scratch, wide, {num_src, d_x_src.cols()});
-        run(ctx, Fill{.y = d.x_src, .value = 0});
-      }
+      // Sums are kept in the wider type: over the chunks of a decoder, over the uses of an encoder's features.
+      const bool sums = is_encoder() || num_chunks > 1;
+      if (const DType type = sums ? accumulator_of(dtype()) : residual_dtype();
+          d_x_src && (!sources_.is_local() || (!is_encoder() && type != d_x_src.dtype())))
+        d.x_src = ctx.alloc(Keep::scratch, type, {num_src, d_x_src.cols()});
+      const bool apart = d_x_src && d.x_src.data() != d_x_src.data();
+      if (d_x_src && sums && (apart || !is_encoder())) run(ctx, Fill{.y = d.x_src, .value = 0});
       for (int64_t c = num_chunks; c-- > 0;) {
         const Subgraph& chunk = graph_.chunks[size_t(c)];
         const OwnerScope owner(ctx, fmt::format("chunk {}", c));
@@ -280,7 +296,13 @@ void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const 
         backward_chunk(ctx, chunk, item, options_.recompute ? again : saved.chunks[size_t(i * num_chunks + c)], d);
       }
       d.first = false;
-      if (d_x_src && d.x_src.data() != d_x_src.data()) run(ctx, Copy{.x = d.x_src, .y = d_x_src});
+      if (!apart) continue;
+      sources_.backward(ctx, d.x_src);
+      const Tensor own = d.x_src.slice(sources_.own());
+      if (is_encoder())
+        run(ctx, Add{.a = d_x_src, .b = own, .y = d_x_src});
+      else
+        run(ctx, Copy{.x = own, .y = d_x_src});
     }
     if (is_encoder() && items > 0)
       backward_destinations(ctx, in.x_dst, item.shared, d.shared_queries, d.shared_x, d_in.x_dst);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/rank_graph.h"
 #include "comm/sharded_graph.h"
 #include "models/layers/edge_attention.h"
 #include "models/layers/mlp.h"
@@ -28,6 +29,9 @@ namespace boreas {
 /// neighbours in the order of destinations are neighbours on the sphere. The result does not depend on the number of
 /// chunks (beyond rounding). Without recompute all is kept for backward but norms and activations. With recompute
 /// nothing is: each chunk is computed again just before its own backward. The room needed is then that of one chunk.
+///
+/// Ranks. x_src, x_dst and y hold this rank's nodes; its chunks work on the rows of the exchange, which are filled
+/// for one item at a time: raw features in an encoder, hidden nodes in a decoder.
 ///
 /// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]   y.x_dst: [items * N_dst, out]
 /// Types    T is that of the weights, A its accumulator type. Features (encoder: x_src, x_dst; decoder: x_dst) and
@@ -80,11 +84,12 @@ class Mapper {
   struct Saved {
     Arena::Mark begin;
     Destinations shared;             // encoder
+    std::vector<Tensor> x_src;       // of each item, with the rows of others
     std::vector<ChunkSaved> chunks;  // of all items, one after the other
   };
 
   Mapper(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Options& options,
-         Graph graph);
+         RankGraph graph);
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
@@ -116,6 +121,8 @@ class Mapper {
   DType dtype() const { return projection_.dtype(); }
   DType residual_dtype() const { return options_.wide_residual ? accumulator_of(dtype()) : dtype(); }
   int64_t num_items(const Inputs& in) const;
+  /// An item's own rows of x_src, and those of other ranks behind and before them.
+  Tensor all_sources(Context& ctx, const Tensor& x_src, int64_t item, Keep keep) const;
   Tensor gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) const;
   /// `x_src`: all rows of an item.
   Sources project_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, Keep keep, bool brief) const;
@@ -136,6 +143,7 @@ class Mapper {
 
   BlockShape shape_;
   Options options_;
+  RowExchange sources_;
   ShardedGraph graph_;
   std::optional<Linear> embed_src_;
   Linear embed_dst_;

@@ -84,12 +84,13 @@ const Parameter* ParameterStore::add_stack(const std::vector<StackPart>& parts, 
   return &insert(std::move(parameter));
 }
 
-Tensor ParameterStore::add_constant(const std::string& name, Shape shape, std::span<const double> values) {
+Tensor ParameterStore::add_constant(const std::string& name, Shape shape, std::span<const double> values,
+                                    ShardSpec shards) {
   claim_name(name);
   Buffer storage = Buffer::on(device_, shape.size() * size_of(master_dtype()), "constants");
   const Tensor value = storage.tensor(master_dtype(), shape);
   fill_from_host(value, values);
-  constants_.push_back({name, std::move(storage), value});
+  constants_.push_back({name, std::move(storage), value, shards});
   return value;
 }
 
@@ -177,6 +178,8 @@ ShardSpec ParameterStore::shards_of(const std::string& name) const {
   for (const Parameter& p : parameters_)
     for (const auto& part : p.parts)
       if (part.name == name) return p.shards;
+  for (const ConstantArray& constant : constants_)
+    if (constant.name == name) return constant.shards;
   BOREAS_FAIL(invalid_argument, "there is no parameter {}", name);
 }
 

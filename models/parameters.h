@@ -53,6 +53,7 @@ struct ConstantArray {
   std::string name;
   Buffer storage;
   Tensor value;
+  ShardSpec shards;
 };
 
 /// Every trainable array of a model by its name in the reference implementation. Layers add theirs when they are built
@@ -81,7 +82,7 @@ class ParameterStore {
   /// Rows of `parts` one below the other; cols = 0: vectors, one after the other.
   const Parameter* add_stack(const std::vector<StackPart>& parts, int64_t cols, Init init);
   /// In the type of the masters.
-  Tensor add_constant(const std::string& name, Shape shape, std::span<const double> values);
+  Tensor add_constant(const std::string& name, Shape shape, std::span<const double> values, ShardSpec shards = {});
 
   /// Allocates and initialises. May be called once.
   void materialise(uint64_t seed);
@@ -110,7 +111,7 @@ class ParameterStore {
   void for_each_in(const Tensor& flat, const std::function<void(const std::string& name, Tensor slice)>& visit) const;
   void for_each_constant(const std::function<void(const std::string& name, Tensor value)>& visit) const;
   const std::deque<Parameter>& parameters() const { return parameters_; }
-  /// How the array of that name lies over the ranks.
+  /// How the array or constant of that name lies over the ranks.
   ShardSpec shards_of(const std::string& name) const;
 
  private:

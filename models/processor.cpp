@@ -17,20 +17,21 @@ std::string block_name(const std::string& prefix, int64_t layer) {
 }  // namespace
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-                     bool recompute, Graph graph, int64_t edge_channels)
+                     bool recompute, RankGraph graph, int64_t edge_channels)
     : recompute_(recompute),
-      graph_(std::make_unique<const Graph>(store.device().is_cuda() ? graph.to(store.device(), Stream(store.device()))
-                                                                    : std::move(graph))) {
+      graph_(std::make_unique<const Graph>(
+          store.device().is_cuda() ? graph.graph.to(store.device(), Stream(store.device())) : std::move(graph.graph))),
+      rows_(std::make_unique<const RowExchange>(std::move(graph.sources))) {
   check_layers(num_layers);
   for (int64_t l = 0; l < num_layers; ++l)
-    blocks_.emplace_back(store, block_name(prefix, l), shape, *graph_, edge_channels);
+    blocks_.emplace_back(store, block_name(prefix, l), shape, *graph_, *rows_, edge_channels);
 }
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-                     bool recompute, int64_t num_nodes, int64_t window)
-    : recompute_(recompute) {
+                     bool recompute, RowExchange rows, int64_t window)
+    : recompute_(recompute), rows_(std::make_unique<const RowExchange>(std::move(rows))) {
   check_layers(num_layers);
-  for (int64_t l = 0; l < num_layers; ++l) blocks_.emplace_back(store, block_name(prefix, l), shape, num_nodes, window);
+  for (int64_t l = 0; l < num_layers; ++l) blocks_.emplace_back(store, block_name(prefix, l), shape, *rows_, window);
 }
 
 void Processor::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {

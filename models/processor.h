@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/rank_graph.h"
 #include "models/layers/attention_block.h"
 
 namespace boreas {
@@ -27,17 +28,18 @@ class Processor {
 
   /// Graph transformer. The graph lies on the host; the processor keeps it on the store's device.
   Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-            bool recompute, Graph graph, int64_t edge_channels);
-  /// Windowed transformer.
+            bool recompute, RankGraph graph, int64_t edge_channels);
+  /// Windowed transformer: `rows` are this rank's positions of the sequence and those within the window of them.
   Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-            bool recompute, int64_t num_nodes, int64_t window);
+            bool recompute, RowExchange rows, int64_t window);
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
  private:
   bool recompute_;
-  std::unique_ptr<const Graph> graph_;  // blocks point to it
+  std::unique_ptr<const Graph> graph_;       // blocks point to it
+  std::unique_ptr<const RowExchange> rows_;  // and to this
   std::vector<AttentionBlock> blocks_;
 };
 static_assert(Layer<Processor>);

@@ -1,15 +1,14 @@
 #include "models/layers/attention_block.h"
 
 #include "kernels/elementwise/elementwise.h"
-#include "kernels/window_attention/window_attention.h"
 
 namespace boreas {
 
 AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape,
-                               const Graph& graph, int64_t edge_channels)
+                               const Graph& graph, const RowExchange& rows, int64_t edge_channels)
     : shape_(shape),
       graph_(&graph),
-      num_nodes_(graph.num_dst()),
+      rows_(&rows),
       projections_(LayerNorm(store, join_name(prefix, "layer_norm_attention"), shape.num_channels),
                    Linear(store, prefix,
                           {{"lin_query", shape.attention_channels},
@@ -24,15 +23,15 @@ AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix,
       feed_forward_(LayerNorm(store, join_name(prefix, "layer_norm_mlp_dst"), shape.num_channels),
                     Mlp(store, join_name(prefix, "node_dst_mlp"), shape.mlp, shape.num_channels, shape.mlp_hidden,
                         shape.num_channels)) {
-  BOREAS_CHECK(graph.num_src() == graph.num_dst(), shape,
+  BOREAS_CHECK(graph.num_src() == rows.num_rows() && graph.num_dst() == rows.own().size(), shape,
                "a processor's edges must join one node set, not {} sources and {} destinations", graph.num_src(),
                graph.num_dst());
 }
 
 AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape,
-                               int64_t num_nodes, int64_t window)
+                               const RowExchange& rows, int64_t window)
     : shape_(shape),
-      num_nodes_(num_nodes),
+      rows_(&rows),
       window_(window),
       projections_(LayerNorm(store, join_name(prefix, "layer_norm_attention"), shape.num_channels),
                    Linear(store, join_name(prefix, "attention"),
@@ -52,9 +51,65 @@ Tensor AttentionBlock::part(const Tensor& projected, int64_t i) const {
 }
 
 int64_t AttentionBlock::num_items(const Tensor& x) const {
-  BOREAS_CHECK(num_nodes_ > 0 && x.rows() % num_nodes_ == 0, shape,
-               "attention block: x is {} but its rows must be a multiple of the {} nodes", to_string(x), num_nodes_);
-  return x.rows() / num_nodes_;
+  BOREAS_CHECK(num_nodes() > 0 && x.rows() % num_nodes() == 0, shape,
+               "attention block: x is {} but its rows must be a multiple of the {} nodes", to_string(x), num_nodes());
+  return x.rows() / num_nodes();
+}
+
+Tensor AttentionBlock::gather_keys_values(Context& ctx, Keep keep, const Tensor& projected, int64_t items) const {
+  const int64_t width = shape_.attention_channels;
+  const Tensor own = projected.columns({width, 3 * width});
+  if (rows_->is_local()) return own;
+  const Tensor all = ctx.alloc(keep, projected.dtype(), {items * rows_->num_rows(), 2 * width});
+  for (int64_t i = 0; i < items; ++i) {
+    const Tensor item = all.slice(all_rows(i));
+    run(ctx, Copy{.x = own.slice(own_rows(i)), .y = item.slice(rows_->own())});
+    rows_->forward(ctx, item);
+  }
+  return all;
+}
+
+namespace {
+
+/// `x` at the rows of `own` among `num_rows`, the others zero.
+Tensor among_zeros(Context& ctx, const Tensor& x, int64_t num_rows, Range own) {
+  const Tensor y = ctx.alloc(Keep::scratch, x.dtype(), {num_rows, x.cols()});
+  run(ctx, Fill{.y = y.slice({0, own.begin}), .value = 0});
+  run(ctx, Fill{.y = y.slice({own.end, num_rows}), .value = 0});
+  run(ctx, Copy{.x = x, .y = y.slice(own)});
+  return y;
+}
+
+}  // namespace
+
+// Between ranks the sequence is that of all rows here. Queries of rows that belong to others are zero; what comes out
+// for them is dropped. They cost 2 * window rows of attention in a part of the sequence.
+void AttentionBlock::forward_window(Context& ctx, const WindowAttentionForward& op) const {
+  if (rows_->is_local()) return run(ctx, op);
+  const Scope scope(ctx);
+  const int64_t n = rows_->num_rows();
+  WindowAttentionForward all = op;
+  all.q = among_zeros(ctx, op.q, n, rows_->own());
+  all.o = ctx.alloc(Keep::scratch, op.o.dtype(), {n, op.o.cols()});
+  all.stats = ctx.alloc(Keep::scratch, op.stats.dtype(), {n, op.stats.cols()});
+  run(ctx, all);
+  run(ctx, Copy{.x = all.o.slice(rows_->own()), .y = op.o});
+  run(ctx, Copy{.x = all.stats.slice(rows_->own()), .y = op.stats});
+}
+
+// With zeros in the place of queries, outputs, their gradients and statistics of others, their rows add nothing.
+void AttentionBlock::backward_window(Context& ctx, const WindowAttentionBackward& op) const {
+  if (rows_->is_local()) return run(ctx, op);
+  const Scope scope(ctx);
+  const int64_t n = rows_->num_rows();
+  WindowAttentionBackward all = op;
+  all.q = among_zeros(ctx, op.q, n, rows_->own());
+  all.o = among_zeros(ctx, op.o, n, rows_->own());
+  all.stats = among_zeros(ctx, op.stats, n, rows_->own());
+  all.d_o = among_zeros(ctx, op.d_o, n, rows_->own());
+  all.d_q = ctx.alloc(Keep::scratch, op.d_q.dtype(), {n, op.d_q.cols()});
+  run(ctx, all);
+  run(ctx, Copy{.x = all.d_q.slice(rows_->own()), .y = op.d_q});
 }
 
 void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
@@ -68,7 +123,8 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
 
   s.projected = ctx.alloc(keep, dtype, {rows, num_parts() * shape_.attention_channels});
   projections_.forward(ctx, {.x = in.x}, {.y = s.projected}, saved ? &s.projection : nullptr);
-  const Tensor raw_q = part(s.projected, 0), raw_k = part(s.projected, 1), v = part(s.projected, 2);
+  s.keys_values = gather_keys_values(ctx, keep, s.projected, items);
+  const Tensor raw_q = part(s.projected, 0), raw_k = keys(s.keys_values), v = values(s.keys_values);
   s.q_stats = q_norm_.alloc_stats(ctx, keep, raw_q);
   s.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
   s.attention_stats = ctx.alloc(keep, accumulator_of(dtype), {rows, shape_.num_heads});
@@ -79,20 +135,20 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
     Tensor features;
     if (edges_) features = edges_->features(ctx, in.edge_attributes);
     for (int64_t i = 0; i < items; ++i) {
-      const Range item{i * num_nodes_, (i + 1) * num_nodes_};
-      const Tensor p = s.attended.slice(item);
+      const Range own = own_rows(i), all = all_rows(i);
+      const Tensor p = s.attended.slice(own);
       if (edges_)
-        edges_->forward(ctx, {graph_, q.slice(item), k.slice(item), v.slice(item), features}, p, p,
-                        s.attention_stats.slice(item));
+        edges_->forward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features}, p, p,
+                        s.attention_stats.slice(own));
       else
-        run(ctx, WindowAttentionForward{.q = q.slice(item),
-                                        .k = k.slice(item),
-                                        .v = v.slice(item),
-                                        .num_heads = shape_.num_heads,
-                                        .window = window_,
-                                        .kernel = shape_.window_kernel,
-                                        .o = p,
-                                        .stats = s.attention_stats.slice(item)});
+        forward_window(ctx, {.q = q.slice(own),
+                             .k = k.slice(all),
+                             .v = v.slice(all),
+                             .num_heads = shape_.num_heads,
+                             .window = window_,
+                             .kernel = shape_.window_kernel,
+                             .o = p,
+                             .stats = s.attention_stats.slice(own)});
     }
   }
   s.middle = ctx.alloc(keep, in.x.dtype(), {rows, shape_.num_channels});
@@ -111,8 +167,12 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
     feed_forward_.backward(ctx, {.x = saved.middle}, saved.feed_forward, {.y = d_out.y}, {.x = d_middle});
 
     const Tensor d_projected = ctx.alloc(Keep::scratch, dtype, {rows, num_parts() * shape_.attention_channels});
-    const Tensor raw_q = part(saved.projected, 0), raw_k = part(saved.projected, 1), v = part(saved.projected, 2);
-    const Tensor d_q = part(d_projected, 0), d_k = part(d_projected, 1), d_v = part(d_projected, 2);
+    const Tensor raw_q = part(saved.projected, 0), raw_k = keys(saved.keys_values), v = values(saved.keys_values);
+    const int64_t width = shape_.attention_channels;
+    const Tensor d_own = d_projected.columns({width, 3 * width});
+    const Tensor d_keys_values =
+        rows_->is_local() ? d_own : ctx.alloc(Keep::scratch, dtype, {items * rows_->num_rows(), 2 * width});
+    const Tensor d_q = part(d_projected, 0), d_k = keys(d_keys_values), d_v = values(d_keys_values);
     {
       const Scope heads(ctx);
       // d_p is the gradient of both the attention and r.
@@ -127,29 +187,35 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
         d_features = edges_->start_gradient(ctx, in.edge_attributes, d_in.edge_attributes);
       }
       for (int64_t i = 0; i < items; ++i) {
-        const Range item{i * num_nodes_, (i + 1) * num_nodes_};
+        const Range own = own_rows(i), all = all_rows(i);
         if (edges_)
-          edges_->backward(ctx, {graph_, q.slice(item), k.slice(item), v.slice(item), features},
-                           saved.attention_stats.slice(item), d_p.slice(item),
-                           {graph_, d_q.slice(item), d_k.slice(item), d_v.slice(item), d_features});
+          edges_->backward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features},
+                           saved.attention_stats.slice(own), d_p.slice(own),
+                           {graph_, d_q.slice(own), d_k.slice(all), d_v.slice(all), d_features});
         else
-          run(ctx, WindowAttentionBackward{.q = q.slice(item),
-                                           .k = k.slice(item),
-                                           .v = v.slice(item),
-                                           .o = saved.attended.slice(item),
-                                           .stats = saved.attention_stats.slice(item),
-                                           .num_heads = shape_.num_heads,
-                                           .window = window_,
-                                           .kernel = shape_.window_kernel,
-                                           .d_o = d_p.slice(item),
-                                           .d_q = d_q.slice(item),
-                                           .d_k = d_k.slice(item),
-                                           .d_v = d_v.slice(item)});
+          backward_window(ctx, {.q = q.slice(own),
+                                .k = k.slice(all),
+                                .v = v.slice(all),
+                                .o = saved.attended.slice(own),
+                                .stats = saved.attention_stats.slice(own),
+                                .num_heads = shape_.num_heads,
+                                .window = window_,
+                                .kernel = shape_.window_kernel,
+                                .d_o = d_p.slice(own),
+                                .d_q = d_q.slice(own),
+                                .d_k = d_k.slice(all),
+                                .d_v = d_v.slice(all)});
       }
       if (edges_) edges_->finish_gradient(ctx, in.edge_attributes, d_features, d_in.edge_attributes);
     }
     q_norm_.backward(ctx, raw_q, saved.q_stats, d_q);
     k_norm_.backward(ctx, raw_k, saved.k_stats, d_k);
+    if (!rows_->is_local())
+      for (int64_t i = 0; i < items; ++i) {
+        const Tensor item = d_keys_values.slice(all_rows(i));
+        rows_->backward(ctx, item);
+        run(ctx, Copy{.x = item.slice(rows_->own()), .y = d_own.slice(own_rows(i))});
+      }
     projections_.backward(ctx, {.x = in.x}, saved.projection, {.y = d_projected}, {.x = d_in.x}, d_middle);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "comm/row_exchange.h"
+#include "kernels/window_attention/window_attention.h"
 #include "models/layers/edge_attention.h"
 #include "models/layers/mlp.h"
 
@@ -24,6 +26,8 @@ namespace boreas {
 /// Alias    y may be x when nothing is saved; d_in.x may be d_out.y
 /// Saves    the projections (p in the place of r), h, the MLP before its activations; if kept briefly also norms and
 ///          activations, which are else computed again
+/// Ranks    x holds this rank's nodes; keys and values of others come by the exchange, after the projection. For the
+///          window, `rows` are consecutive positions of the sequence.
 /// Source   Shi et al. 2021 (graph); Vaswani et al. 2017, Beltagy et al. 2020 (window)
 class AttentionBlock {
  public:
@@ -38,6 +42,7 @@ class AttentionBlock {
     bool brief = false;
     NormedLinear::Saved projection;
     Tensor projected;         // q | k | v, and p for the graph
+    Tensor keys_values;       // k | v of all rows that attention reads: columns of `projected` on one rank
     Tensor attended;          // p for the window
     Tensor q_stats, k_stats;  // qk_norm
     Tensor attention_stats;
@@ -45,11 +50,12 @@ class AttentionBlock {
     FeedForward::Saved feed_forward;
   };
 
-  /// Along a graph, which the caller owns. Parameters `<prefix>.lin_query` ...
+  /// Along a graph whose sources are the rows of the exchange; the caller owns both. Parameters `<prefix>.lin_query`
+  /// ...
   AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Graph& graph,
-                 int64_t edge_channels);
+                 const RowExchange& rows, int64_t edge_channels);
   /// Inside a window of the node order: |i - j| <= window, all if negative. Parameters `<prefix>.attention.lin_q` ...
-  AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_nodes,
+  AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const RowExchange& rows,
                  int64_t window);
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
@@ -58,11 +64,23 @@ class AttentionBlock {
  private:
   int64_t num_parts() const { return edges_ ? 4 : 3; }
   Tensor part(const Tensor& projected, int64_t i) const;
+  int64_t num_nodes() const { return rows_->own().size(); }
   int64_t num_items(const Tensor& x) const;
+  /// Rows of item i of an array by own nodes, or by all rows that attention reads.
+  Range own_rows(int64_t i) const { return {i * num_nodes(), (i + 1) * num_nodes()}; }
+  Range all_rows(int64_t i) const { return {i * rows_->num_rows(), (i + 1) * rows_->num_rows()}; }
+  Tensor keys(const Tensor& keys_values) const { return keys_values.columns({0, shape_.attention_channels}); }
+  Tensor values(const Tensor& keys_values) const {
+    return keys_values.columns({shape_.attention_channels, 2 * shape_.attention_channels});
+  }
+  Tensor gather_keys_values(Context& ctx, Keep keep, const Tensor& projected, int64_t items) const;
+  void forward_window(Context& ctx, const WindowAttentionForward& op) const;
+  void backward_window(Context& ctx, const WindowAttentionBackward& op) const;
 
   BlockShape shape_;
   const Graph* graph_ = nullptr;
-  int64_t num_nodes_ = 0, window_ = -1;
+  const RowExchange* rows_;
+  int64_t window_ = -1;
   NormedLinear projections_;
   HeadNorm q_norm_, k_norm_;
   std::optional<EdgeAttention> edges_;

@@ -8,23 +8,33 @@
 
 namespace boreas {
 
-NodeAttributes::NodeAttributes(ParameterStore& store, const NodeSet& nodes, int64_t num_trainable) {
+namespace {
+
+ShardSpec shards_of(const std::optional<Range>& rows, int64_t num_rows) {
+  return rows ? ShardSpec{.rows = *rows, .num_rows = num_rows} : ShardSpec();
+}
+
+}  // namespace
+
+NodeAttributes::NodeAttributes(ParameterStore& store, const NodeSet& nodes, int64_t num_trainable,
+                               std::optional<Range> rows) {
   BOREAS_CHECK(num_trainable >= 0, config, "model.trainable: {} values for each node of {}; it must not be negative",
                num_trainable, nodes.name);
-  const int64_t n = nodes.size();
+  const Range own = rows.value_or(Range{0, nodes.size()});
+  const int64_t n = own.size();
   std::vector<double> values(size_t(4 * n));
   for (int64_t i = 0; i < n; ++i) {
-    const double latitude = nodes.latitudes[size_t(i)], longitude = nodes.longitudes[size_t(i)];
+    const double latitude = nodes.latitudes[size_t(own.begin + i)], longitude = nodes.longitudes[size_t(own.begin + i)];
     double* row = &values[size_t(4 * i)];
     row[0] = std::sin(latitude);
     row[1] = std::sin(longitude);
     row[2] = std::cos(latitude);
     row[3] = std::cos(longitude);
   }
-  latlons_ = store.add_constant("node_attributes.latlons_" + nodes.name, {n, 4}, values);
+  latlons_ = store.add_constant("node_attributes.latlons_" + nodes.name, {n, 4}, values, shards_of(rows, nodes.size()));
   if (num_trainable > 0)
-    trainable_ =
-        store.add("node_attributes.trainable_tensors." + nodes.name + ".trainable", {n, num_trainable}, Init::zeros());
+    trainable_ = store.add("node_attributes.trainable_tensors." + nodes.name + ".trainable", {n, num_trainable},
+                           Init::zeros(), shards_of(rows, nodes.size()));
 }
 
 void NodeAttributes::forward(Context& ctx, const Tensor& y) const {
@@ -44,7 +54,7 @@ void NodeAttributes::backward(Context& ctx, const Tensor& d_y) const {
 }
 
 EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provider, const EdgeSet& edges,
-                               int64_t num_trainable) {
+                               int64_t num_trainable, std::optional<Range> rows_of_rank) {
   BOREAS_CHECK(num_trainable >= 0, config, "model.trainable: {} values for each edge of {}; it must not be negative",
                num_trainable, provider);
   const int64_t width = edges.attribute_width();
@@ -55,15 +65,17 @@ EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provide
       edges.src, edges.dst);
   // Without trainable columns these are what layers read, row by row.
   const int64_t stride = num_trainable > 0 ? width : (width + 7) / 8 * 8;
-  storage_ = Buffer::on(store.device(), edges.size() * stride * size_of(store.dtype()), "graph");
-  const Tensor rows = storage_.tensor(store.dtype(), {edges.size(), stride});
+  const Range own = rows_of_rank.value_or(Range{0, edges.size()});
+  storage_ = Buffer::on(store.device(), std::max<int64_t>(1, own.size() * stride) * size_of(store.dtype()), "graph");
+  const Tensor rows = storage_.tensor(store.dtype(), {own.size(), stride});
   std::vector<double> padded(size_t(rows.size()), 0);
-  for (int64_t m = 0; m < edges.size(); ++m)
-    std::copy_n(edges.attributes.begin() + m * width, width, padded.begin() + m * stride);
+  for (int64_t m = 0; m < own.size(); ++m)
+    std::copy_n(edges.attributes.begin() + (own.begin + m) * width, width, padded.begin() + m * stride);
   fill_from_host(rows, padded);
   fixed_ = rows.columns({0, width});
   if (num_trainable > 0)
-    trainable_ = store.add(join_name(provider, "trainable.trainable"), {edges.size(), num_trainable}, Init::zeros());
+    trainable_ = store.add(join_name(provider, "trainable.trainable"), {own.size(), num_trainable}, Init::zeros(),
+                           shards_of(rows_of_rank, edges.size()));
 }
 
 Tensor EdgeAttributes::forward(Context& ctx) const {

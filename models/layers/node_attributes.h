@@ -1,6 +1,7 @@
 // What a model knows of its nodes and edges beside the fields: coordinates, and values that it learns.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "kernels/graph/graph_data.h"
@@ -14,7 +15,8 @@ namespace boreas {
 /// t])
 class NodeAttributes {
  public:
-  NodeAttributes(ParameterStore& store, const NodeSet& nodes, int64_t num_trainable);
+  /// `rows`: those of this rank; all by default.
+  NodeAttributes(ParameterStore& store, const NodeSet& nodes, int64_t num_trainable, std::optional<Range> rows = {});
 
   int64_t num_nodes() const { return latlons_.rows(); }
   int64_t num_columns() const { return latlons_.cols() + num_trainable(); }
@@ -37,7 +39,9 @@ class NodeAttributes {
 /// Names    <provider>.trainable.trainable ([M, t]); the fixed attributes belong to the graph and are not stored
 class EdgeAttributes {
  public:
-  EdgeAttributes(ParameterStore& store, const std::string& provider, const EdgeSet& edges, int64_t num_trainable);
+  /// `rows`: the edges of this rank; all by default.
+  EdgeAttributes(ParameterStore& store, const std::string& provider, const EdgeSet& edges, int64_t num_trainable,
+                 std::optional<Range> rows = {});
 
   int64_t num_columns() const { return fixed_.cols() + (trainable_ ? trainable_->shape[1] : 0); }
   /// [M, num_columns()], with aligned rows; in scratch memory if there are trainable columns.

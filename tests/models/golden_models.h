@@ -374,7 +374,7 @@ inline void check_mapper(const GoldenFile& golden, const Precision& precision, c
                       .edge_channels = edges.cols(),
                       .num_chunks = pass.num_chunks,
                       .recompute = pass.recompute != Recompute::none},
-                     graph_of(golden, "graph", x_src.rows(), x_dst.rows()));
+                     make_rank_graph(graph_of(golden, "graph", x_src.rows(), x_dst.rows())));
   store.materialise(1);
   load_weights(golden, store);
 
@@ -419,10 +419,11 @@ inline void check_processor(const GoldenFile& golden, const Precision& precision
     in.edge_attributes = input(place, dtype, golden, "inputs/edge_attr");
     d_in.edge_attributes = place.filled(wide, in.edge_attributes.shape(), 0);
     layer.emplace(store, "", BlockShape::of(model), num_layers, recompute,
-                  graph_of(golden, "graph", x.rows(), x.rows()), in.edge_attributes.cols());
+                  make_rank_graph(graph_of(golden, "graph", x.rows(), x.rows())), in.edge_attributes.cols());
   } else {
     const int64_t window = config["window_size"].is_null() ? -1 : config["window_size"].get<int64_t>();
-    layer.emplace(store, "", BlockShape::of(model), num_layers, recompute, sequence_length(golden, x.rows()), window);
+    layer.emplace(store, "", BlockShape::of(model), num_layers, recompute,
+                  RowExchange::local(sequence_length(golden, x.rows())), window);
   }
   store.materialise(1);
   load_weights(golden, store);

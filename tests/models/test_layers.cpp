@@ -195,6 +195,7 @@ BlockShape small_block(bool qk_norm, bool edge_pre_mlp, MlpKind mlp = MlpKind::m
 }
 
 constexpr int64_t kNodes = 11, kEdgeChannels = 5, kTrainable = 3, kItems = 2;
+const RowExchange kRows = RowExchange::local(kNodes);
 
 LayerCase<AttentionBlock> graph_case(const AttentionBlock& block, ParameterStore& store, Workspace& w,
                                      int64_t num_edges, int64_t num_wanted) {
@@ -214,7 +215,7 @@ TEST_P(GraphBlock, Gradients) {
   Workspace w;
   ParameterStore store(f64);
   const Graph graph = random_graph(kNodes, kNodes, 3);
-  const AttentionBlock block(store, "b", small_block(qk_norm, edge_pre_mlp), graph, kEdgeChannels);
+  const AttentionBlock block(store, "b", small_block(qk_norm, edge_pre_mlp), graph, kRows, kEdgeChannels);
   materialise(store);
   check_layer(graph_case(block, store, w, graph.num_edges(), kTrainable), w);
   check_gradients(graph_case(block, store, w, graph.num_edges(), kEdgeChannels), w);
@@ -226,7 +227,7 @@ TEST(AttentionBlock, AddsToTheGradientOfEdgeAttributes) {
     Workspace w;
     ParameterStore store(f64);
     const Graph graph = random_graph(kNodes, kNodes, 3);
-    const AttentionBlock block(store, "b", small_block(false, edge_pre_mlp), graph, kEdgeChannels);
+    const AttentionBlock block(store, "b", small_block(false, edge_pre_mlp), graph, kRows, kEdgeChannels);
     materialise(store);
     const LayerCase<AttentionBlock> c = graph_case(block, store, w, graph.num_edges(), kTrainable);
     c.gradients(w.ctx);
@@ -243,7 +244,7 @@ TEST(AttentionBlock, WorksWithoutEdges) {
   ParameterStore store(f64);
   const std::vector<int64_t> dst_ptr(kNodes + 1, 0);
   const Graph graph = Graph::from_sorted(kNodes, kNodes, dst_ptr, {});
-  const AttentionBlock block(store, "b", small_block(true, true), graph, kEdgeChannels);
+  const AttentionBlock block(store, "b", small_block(true, true), graph, kRows, kEdgeChannels);
   materialise(store);
   LayerCase<AttentionBlock> c = case_of(block, store, w, kNodes, 6, 6);
   c.in.edge_attributes = w.random(f64, {0, kEdgeChannels});
@@ -256,7 +257,7 @@ TEST_P(WindowBlock, Gradients) {
   const auto [qk_norm, window] = GetParam();
   Workspace w;
   ParameterStore store(f64);
-  const AttentionBlock block(store, "b", small_block(qk_norm, false, MlpKind::swiglu), kNodes, window);
+  const AttentionBlock block(store, "b", small_block(qk_norm, false, MlpKind::swiglu), kRows, window);
   materialise(store);
   check_layer(case_of(block, store, w, kItems * kNodes, 6, 6), w);
 }
@@ -268,8 +269,8 @@ TEST(AttentionBlock, ItemsDoNotMix) {
   for (const bool windowed : {false, true}) {
     ParameterStore store(f64);
     const BlockShape shape = small_block(true, false);
-    const AttentionBlock block = windowed ? AttentionBlock(store, "b", shape, kNodes, 2)
-                                          : AttentionBlock(store, "b", shape, graph, kEdgeChannels);
+    const AttentionBlock block = windowed ? AttentionBlock(store, "b", shape, kRows, 2)
+                                          : AttentionBlock(store, "b", shape, graph, kRows, kEdgeChannels);
     materialise(store);
     const Tensor x = w.random(f64, {3 * kNodes, 6}), y = w.output(f64, {3 * kNodes, 6}),
                  one = w.output(f64, {kNodes, 6});
@@ -286,7 +287,7 @@ TEST(AttentionBlock, ItemsDoNotMix) {
 TEST(AttentionBlock, MayWorkInPlaceWhenNothingIsSaved) {
   Workspace w;
   ParameterStore store(f64);
-  const AttentionBlock block(store, "b", small_block(false, false), kNodes, 2);
+  const AttentionBlock block(store, "b", small_block(false, false), kRows, 2);
   materialise(store);
   const Tensor x = w.random(f64, {kNodes, 6}), y = w.output(f64, {kNodes, 6});
   block.forward(w.ctx, {.x = x, .edge_attributes = {}}, {.y = y}, nullptr);
@@ -297,8 +298,8 @@ TEST(AttentionBlock, MayWorkInPlaceWhenNothingIsSaved) {
 TEST(AttentionBlock, NamesAsInTheReference) {
   ParameterStore graph_store(f64), window_store(f64);
   const Graph graph = random_graph(kNodes, kNodes, 3);
-  const AttentionBlock a(graph_store, "", small_block(true, true), graph, kEdgeChannels);
-  const AttentionBlock b(window_store, "", small_block(true, false), kNodes, 2);
+  const AttentionBlock a(graph_store, "", small_block(true, true), graph, kRows, kEdgeChannels);
+  const AttentionBlock b(window_store, "", small_block(true, false), kRows, 2);
   std::set<std::string> expected;
   for (const char* name :
        {"layer_norm_attention", "lin_query", "lin_key", "lin_value", "lin_self", "lin_edge", "projection",
@@ -324,8 +325,9 @@ TEST(AttentionBlock, RejectsWhatDoesNotFit) {
   config.num_channels = 0;
   BOREAS_EXPECT_ERROR(BlockShape::of(config), config, "num_channels is 0");
   const Graph bipartite = random_graph(kNodes, kNodes + 1, 3);
-  BOREAS_EXPECT_ERROR(AttentionBlock(store, "a", small_block(false, false), bipartite, 3), shape, "11 sources and 12");
-  const AttentionBlock block(store, "b", small_block(false, false), kNodes, 2);
+  BOREAS_EXPECT_ERROR(AttentionBlock(store, "a", small_block(false, false), bipartite, kRows, 3), shape,
+                      "11 sources and 12");
+  const AttentionBlock block(store, "b", small_block(false, false), kRows, 2);
   store.materialise(1);
   const Tensor x = w.random(f64, {kNodes + 1, 6});
   BOREAS_EXPECT_ERROR(block.forward(w.ctx, {.x = x, .edge_attributes = {}}, {.y = x}, nullptr), shape,

@@ -60,7 +60,7 @@ struct MapperFixture {
                    .edge_channels = kEdgeChannels,
                    .num_chunks = v.num_chunks,
                    .recompute = v.recompute},
-                  std::move(graph));
+                  make_rank_graph(std::move(graph)));
   }
 
   LayerCase<Mapper> call(int64_t edge_columns = kTrainable, int64_t src_columns = 0) {
@@ -228,7 +228,7 @@ TEST(Mapper, WorksWithoutAnyEdge) {
   ParameterStore store(f64);
   const Mapper mapper(store, "m", {.num_channels = 4, .attention_channels = 4, .num_heads = 2, .mlp_hidden = 4},
                       {.kind = kEncoder, .src_channels = 3, .dst_channels = 2, .edge_channels = 1, .num_chunks = 2},
-                      Graph::from_sorted(5, 3, std::vector<int64_t>(4, 0), {}));
+                      make_rank_graph(Graph::from_sorted(5, 3, std::vector<int64_t>(4, 0), {})));
   store.materialise(1);
   randomise(store);
   const Tensor x_src = w.random(f64, {5, 3}), x_dst = w.random(f64, {3, 2}), edges = w.random(f64, {0, 1});
@@ -257,7 +257,7 @@ TEST(Mapper, StartsFromPersistenceWithAZeroExtractor) {
                        .out_channels = kOut,
                        .edge_channels = kEdgeChannels,
                        .zero_extractor = true},
-                      random_graph(kSources, kDestinations, 3));
+                      make_rank_graph(random_graph(kSources, kDestinations, 3)));
   store.materialise(1);
   const Tensor y = w.output(f64, {kDestinations, kOut});
   const Tensor edges = w.random(f64, {random_graph(kSources, kDestinations, 3).num_edges(), kEdgeChannels});
@@ -303,7 +303,7 @@ TEST(Mapper, RejectsWhatDoesNotFit) {
   BOREAS_EXPECT_ERROR(
       Mapper(store, "decoder", {.num_channels = 4, .attention_channels = 4, .num_heads = 2, .mlp_hidden = 4},
              {.kind = kDecoder, .src_channels = 5, .dst_channels = 2, .out_channels = 1, .edge_channels = 1},
-             random_graph(5, 3, 2)),
+             make_rank_graph(random_graph(5, 3, 2))),
       config, "decoder: a decoder's sources have num_channels = 4 columns, not 5");
 }
 

@@ -29,9 +29,9 @@ struct ProcessorFixture {
 
   ProcessorFixture(bool windowed, bool recompute)
       : windowed(windowed),
-        processor(windowed ? Processor(store, "processor", kShape, kLayers, recompute, kNodes, 2)
-                           : Processor(store, "processor", kShape, kLayers, recompute, random_graph(kNodes, kNodes, 3),
-                                       kEdgeChannels)) {
+        processor(windowed ? Processor(store, "processor", kShape, kLayers, recompute, RowExchange::local(kNodes), 2)
+                           : Processor(store, "processor", kShape, kLayers, recompute,
+                                       make_rank_graph(random_graph(kNodes, kNodes, 3)), kEdgeChannels)) {
     store.materialise(3);
     randomise(store);
   }
@@ -88,8 +88,10 @@ TEST(Processor, LeavesItsInputAlone) {
 
 TEST(Processor, NeedsALayer) {
   ParameterStore store(f64);
-  BOREAS_EXPECT_ERROR(Processor(store, "p", kShape, 0, false, kNodes, 2), config, "num_layers is 0");
-  BOREAS_EXPECT_ERROR(Processor(store, "p", kShape, -1, false, random_graph(3, 3, 1), 2), config, "num_layers is -1");
+  BOREAS_EXPECT_ERROR(Processor(store, "p", kShape, 0, false, RowExchange::local(kNodes), 2), config,
+                      "num_layers is 0");
+  BOREAS_EXPECT_ERROR(Processor(store, "p", kShape, -1, false, make_rank_graph(random_graph(3, 3, 1)), 2), config,
+                      "num_layers is -1");
 }
 
 }  // namespace
