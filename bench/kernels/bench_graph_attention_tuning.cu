@@ -40,20 +40,20 @@ void add(const char* kernel, const std::string& choice, int64_t head_size, auto 
     }
 }
 
-template <int head_size, int vectors, class Edges, int kBlocks>
+template <int head_size, int vectors, class Edges, int kThreads, int kBlocks>
 void add_edges(const std::string& choice) {
   using L = LayoutOf<head_size, vectors>;
-  const std::string name = fmt::format("vectors:{}/{}/blocks:{}", vectors, choice, kBlocks);
+  const std::string name = fmt::format("vectors:{}/{}/blocks:{}x{}", vectors, choice, kBlocks, kThreads);
   add(
       "forward", name, head_size, [](const Problem& p) { return p.forward_bytes(); },
       [](cudaStream_t stream, const Problem& p, const BackwardScratch&) {
-        launch_forward<L, Edges, kBlocks>(stream, p.forward);
+        launch_forward<L, Edges, kThreads, kBlocks>(stream, p.forward);
       });
   add(
       "destinations", name, head_size,
       [](const Problem& p) { return double(p.forward.q.bytes()) * 3 + double(p.forward.k.bytes()) * 2; },
       [](cudaStream_t stream, const Problem& p, const BackwardScratch& scratch) {
-        launch_destinations<L, Edges, kBlocks>(stream, p.backward, scratch, kMostVectorAttributes);
+        launch_destinations<L, Edges, kThreads, kBlocks>(stream, p.backward, scratch, kMostVectorAttributes);
       });
 }
 
@@ -73,14 +73,13 @@ template <int head_size>
 void add_head_size() {
   using One = LayoutOf<head_size, 1>;
   using Two = LayoutOf<head_size, 2>;
-  add_edges<head_size, 1, DirectEdges<One, 2>, 2>("direct:2");
-  add_edges<head_size, 1, DirectEdges<One, 4>, 2>("direct:4");
-  add_edges<head_size, 1, StreamedEdges<One, 1, 4>, 2>("streamed:1x4");
-  add_edges<head_size, 1, StreamedEdges<One, 1, 6>, 2>("streamed:1x6");
-  add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 2>("streamed:2x3");
-  add_edges<head_size, 1, StreamedEdges<One, 2, 2>, 2>("streamed:2x2");
-  add_edges<head_size, 1, StreamedEdges<One, 2, 2>, 3>("streamed:2x2");
-  add_edges<head_size, 2, StreamedEdges<Two, 1, 3>, 1>("streamed:1x3");
+  add_edges<head_size, 1, DirectEdges<One, 2>, 256, 2>("direct:2");
+  add_edges<head_size, 1, DirectEdges<One, 4>, 256, 2>("direct:4");
+  add_edges<head_size, 1, StreamedEdges<One, 1, 6>, 256, 2>("streamed:1x6");
+  add_edges<head_size, 1, StreamedEdges<One, 2, 2>, 256, 2>("streamed:2x2");
+  add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 256, 2>("streamed:2x3");
+  add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 128, 3>("streamed:2x3");
+  add_edges<head_size, 2, StreamedEdges<Two, 1, 4>, 128, 3>("streamed:1x4");
   add_sources<head_size, 2, 8>();
   add_sources<head_size, 4, 5>();
   for (const bool tensor_cores : {false, true})

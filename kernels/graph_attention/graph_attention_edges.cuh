@@ -12,8 +12,8 @@ struct EdgeRange {
   int begin = 0, degree = 0;
 
   template <class T>
-  __device__ static EdgeRange of(const Problem<T>& in, int64_t destination) {
-    if (destination >= in.num_dst) return {};
+  __device__ static EdgeRange of(const Problem<T>& in, unsigned destination) {
+    if (destination >= unsigned(in.num_dst)) return {};
     const int begin = int(in.dst_ptr[destination]);
     return {begin, int(in.dst_ptr[destination + 1]) - begin};
   }
@@ -40,7 +40,7 @@ class DirectEdges {
   static constexpr int kStep = step, kSharedBytes = 0;
 
   /// For destinations first, first + stride, ...; `memory`: kSharedBytes of the warp.
-  __device__ DirectEdges(const Problem<T>& in, char*, int, int) : in_(in) {
+  __device__ DirectEdges(const Problem<T>& in, char*, unsigned, unsigned) : in_(in) {
     Attributes<L>::make_masks(threadIdx.x % L::kLanes, in.num_attributes, masks_);
   }
 
@@ -87,11 +87,12 @@ class StreamedEdges {
 
   const Problem<T>& in_;
   char* const ring_;
-  const int stride_, num_slices_;
+  const unsigned stride_;
+  const int num_slices_;
   int read_ = 0;  // stage that is computed with
 
   // Of the edges that are copied next: where they are, and what is known of the two destinations after.
-  int64_t destination_;
+  unsigned destination_;
   int slice_ = 0, edge_ = 0, sources_, next_sources_;
   EdgeRange edges_, next_, after_;
   Source k_[L::kVectors], v_[L::kVectors], attributes_;
@@ -110,14 +111,14 @@ class StreamedEdges {
     edges_ = next_, sources_ = next_sources_;
     next_ = after_;
     next_sources_ = next_.sources(in_, 0);
-    after_ = EdgeRange::of(in_, destination_ + 2 * int64_t(stride_));
+    after_ = EdgeRange::of(in_, destination_ + 2 * stride_);
   }
   __device__ void skip_destinations_without_edges() {
-    while (edges_.degree == 0 && destination_ < in_.num_dst) next_destination();
+    while (edges_.degree == 0 && destination_ < unsigned(in_.num_dst)) next_destination();
   }
 
   __device__ void copy_stage(int stage) {
-    if (destination_ < in_.num_dst) {
+    if (destination_ < unsigned(in_.num_dst)) {
       if (edge_ % 32 == 0 && edges_.degree > 32) sources_ = edges_.sources(in_, edge_);
       char* const to = ring_ + stage * kStageBytes;
 #pragma unroll
@@ -159,15 +160,15 @@ class StreamedEdges {
  public:
   static constexpr int kStep = step, kSharedBytes = stages * kStageBytes;
 
-  __device__ StreamedEdges(const Problem<T>& in, char* memory, int first, int stride)
+  __device__ StreamedEdges(const Problem<T>& in, char* memory, unsigned first, unsigned stride)
       : in_(in),
         ring_(memory + int(threadIdx.x) % 32 * 16),
         stride_(stride),
         num_slices_((in.num_heads + L::kHeads - 1) / L::kHeads),
         destination_(first),
         edges_(EdgeRange::of(in, first)),
-        next_(EdgeRange::of(in, int64_t(first) + stride)),
-        after_(EdgeRange::of(in, first + 2 * int64_t(stride))) {
+        next_(EdgeRange::of(in, first + stride)),
+        after_(EdgeRange::of(in, first + 2 * stride)) {
     const int first_attribute = int(threadIdx.x) % 32 * (16 / int(sizeof(T)));
     const int mine = in.num_attributes - first_attribute;  // the rest of the row is filled with zeros
     attribute_bytes_ = mine <= 0 ? 0 : mine * int(sizeof(T)) < 16 ? mine * int(sizeof(T)) : 16;

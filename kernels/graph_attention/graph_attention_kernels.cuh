@@ -53,10 +53,10 @@ struct WeightGradients {
 
 /// Every warp visits every num_warps-th destination, in order; what it needs to start on the next one is requested
 /// while it works on the one before.
-template <class L, class Edges, int kBlocks>
+template <class L, class Edges, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Forward<typename L::T> p) {
   using T = typename L::T;
-  constexpr int kStep = Edges::kStep;
+  constexpr int kStep = Edges::kStep, kWarps = kThreads / 32;
   const Problem<T>& in = p.in;
   char* const memory = dynamic_shared<char>();
   EdgeProjection<L> projection;
@@ -64,8 +64,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Forwar
   __syncthreads();
 
   const int num_slices = (in.num_heads + L::kHeads - 1) / L::kHeads;
-  const int first = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32, stride = int(gridDim.x) * kWarps;
-  if (first >= in.num_dst) return;
+  const unsigned first = blockIdx.x * kWarps + threadIdx.x / 32, stride = gridDim.x * kWarps;
+  const unsigned num_dst = unsigned(in.num_dst);
+  if (first >= num_dst) return;
   const float scale = in.scale * kLog2E;
   Edges edges(in,
               memory + EdgeProjection<L>::shared_bytes(in.num_heads, in.num_attributes) +
@@ -75,14 +76,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Forwar
   EdgeRange range = EdgeRange::of(in, first);
   PackedRow<L> next_q;
   next_q.load(in.q.at(first), Lane<L>(0, in.num_heads, in.head_size));
-  for (int64_t i = first; i < in.num_dst; i += stride) {
+  for (unsigned i = first; i < num_dst; i += stride) {
     const EdgeRange next_range = EdgeRange::of(in, i + stride);
     for (int slice = 0; slice < num_slices; ++slice) {
       const Lane<L> lane(slice, in.num_heads, in.head_size);
       float q[1][L::kChannels], q_edge[1][L::kOwnSlots];
       next_q.unpack(lane, q[0]);
       const int next_slice = slice + 1 < num_slices ? slice + 1 : 0;
-      const int64_t next = next_slice > 0 ? i : i + stride < in.num_dst ? i + stride : i;
+      const unsigned next = next_slice > 0 ? i : i + stride < num_dst ? i + stride : i;
       next_q.load(in.q.at(next), Lane<L>(next_slice, in.num_heads, in.head_size));
       float r[L::kChannels];
       if (p.r.data) load_row<L>(p.r.at(i), lane, r);
@@ -200,23 +201,38 @@ __device__ inline void finish_edges(const BackwardDestinations<typename L::T>& p
   __syncwarp();
 }
 
-/// Stores slots as they are kept for the gradients of the weights.
+/// Stores the slots of a lane in a row of `width` of them, as they are kept for the gradients of the weights; aligned
+/// rows have kSlots.
 template <class L>
 __device__ inline void store_slots(typename L::T* row, const Lane<L>& lane, int width,
                                    const float (&from)[L::kOwnSlots]) {
+  using T = typename L::T;
+  constexpr int kOwn = L::kOwnSlots, kBytes = kOwn * int(sizeof(T));
+  const int first = lane.in_head * kOwn;
+  if (first >= width) return;
+  if constexpr (L::kAligned && kBytes >= 4) {
+    T values[kOwn];
 #pragma unroll
-  for (int s = 0; s < L::kOwnSlots; ++s) {
-    const int slot = lane.in_head * L::kOwnSlots + s;
-    if (slot < width) row[slot] = narrow<typename L::T>(from[s]);
+    for (int s = 0; s < kOwn; ++s) values[s] = narrow<T>(from[s]);
+    using Word = std::conditional_t<kBytes % 16 == 0, uint4, std::conditional_t<kBytes == 8, uint2, uint32_t>>;
+    constexpr int kWords = kBytes / int(sizeof(Word));
+    Word words[kWords];
+    memcpy(words, values, kBytes);
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) reinterpret_cast<Word*>(row + first)[w] = words[w];
+  } else {
+#pragma unroll
+    for (int s = 0; s < kOwn; ++s)
+      if (first + s < width) row[first + s] = narrow<T>(from[s]);
   }
 }
 
 /// A warp has all slices of its destinations, one after the other, because they add to the same attribute gradients.
-template <class L, class Edges, int kBlocks>
+template <class L, class Edges, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     backward_destinations_kernel(const BackwardDestinations<typename L::T> p) {
   using T = typename L::T;
-  constexpr int kStep = Edges::kStep;
+  constexpr int kStep = Edges::kStep, kWarps = kThreads / 32;
   const Problem<T>& in = p.in;
   char* const memory = dynamic_shared<char>();
   EdgeProjection<L> projection;
@@ -224,8 +240,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   __syncthreads();
 
   const int num_slices = (in.num_heads + L::kHeads - 1) / L::kHeads;
-  const int first = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32, stride = int(gridDim.x) * kWarps;
-  if (first >= in.num_dst) return;
+  const unsigned first = blockIdx.x * kWarps + threadIdx.x / 32, stride = gridDim.x * kWarps;
+  const unsigned num_dst = unsigned(in.num_dst);
+  if (first >= num_dst) return;
   const int in_slice = int(threadIdx.x) % 32 / L::kLanes;
   const float scale = in.scale * kLog2E;
   char* const warp_memory = memory + EdgeProjection<L>::shared_bytes(in.num_heads, in.num_attributes) +
@@ -237,14 +254,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   // [0]: q, what belongs to the scores; [1]: g = d_o, what belongs to p.
   PackedRow<L> next_rows[2];
   float next_stats;
-  const auto request = [&](int64_t i, int slice) {
+  const auto request = [&](unsigned i, int slice) {
     const Lane<L> lane(slice, in.num_heads, in.head_size);
     next_rows[0].load(in.q.at(i), lane);
     next_rows[1].load(p.d_o.at(i), lane);
     next_stats = p.stats.at(i)[lane.head];
   };
   request(first, 0);
-  for (int64_t i = first; i < in.num_dst; i += stride) {
+  for (unsigned i = first; i < num_dst; i += stride) {
     const EdgeRange next_range = EdgeRange::of(in, i + stride);
     const bool one_chunk = range.degree <= 32;
     for (int slice = 0; slice < num_slices; ++slice) {
@@ -254,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       next_rows[1].unpack(lane, x[1]);
       const float stats = next_stats * kLog2E;
       const int next_slice = slice + 1 < num_slices ? slice + 1 : 0;
-      request(next_slice > 0 ? i : i + stride < in.num_dst ? i + stride : i, next_slice);
+      request(next_slice > 0 ? i : i + stride < num_dst ? i + stride : i, next_slice);
 
       // Sums of alpha k and alpha p k, of alpha a and alpha p a: d_q and the like when the mean of p is known.
       float sum[L::kChannels], sum_p[L::kChannels], mean[L::kOwnSlots], mean_p[L::kOwnSlots], total = 0, total_p = 0;
@@ -315,7 +332,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         mean[s] *= inverse;
       }
       if (p.mean && lane.owns) {
-        const int64_t at = (i * in.num_heads + lane.head) * p.mean_width;
+        const int64_t at = (int64_t(i) * in.num_heads + lane.head) * p.mean_width;
         store_slots<L>(p.mean + at, lane, p.mean_width, mean);
         store_slots<L>(p.d_mean + at, lane, p.mean_width, mean_p);
       }

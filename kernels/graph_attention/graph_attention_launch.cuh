@@ -57,13 +57,15 @@ Problem<T> problem_of(const Op& op) {
 }
 
 /// As many blocks as are resident at once, or as there is work for.
-inline unsigned resident_grid(int64_t num_warps, int64_t blocks_per_multiprocessor) {
-  return unsigned(std::min((num_warps + kWarps - 1) / kWarps, kMultiprocessors * blocks_per_multiprocessor));
+inline unsigned resident_grid(int64_t num_warps, int64_t warps_of_a_block, int64_t blocks_per_multiprocessor) {
+  return unsigned(
+      std::min((num_warps + warps_of_a_block - 1) / warps_of_a_block, kMultiprocessors * blocks_per_multiprocessor));
 }
 
 /// How the layouts are run: where edges come from, and how many blocks are to be resident on a multiprocessor.
 template <class L, bool aligned = L::kAligned>
 struct Tuning {
+  static constexpr int kThreads = 256;
   using ForwardEdges = StreamedEdges<L, 2, 3>;
   using BackwardEdges = StreamedEdges<L, 2, 3>;
   // Small heads have more slots a lane, so more registers.
@@ -72,34 +74,37 @@ struct Tuning {
 };
 template <class L>
 struct Tuning<L, false> {
+  static constexpr int kThreads = 256;
   using ForwardEdges = DirectEdges<L, 1>;
   using BackwardEdges = DirectEdges<L, 1>;
   static constexpr int kForwardBlocks = 1, kBackwardBlocks = 1;
   static constexpr int kSourcesAhead = 1, kSourceBlocks = 3;
 };
 
-template <class L, class Edges, int kBlocks>
+template <class L, class Edges, int kThreads, int kBlocks>
 void launch_forward(cudaStream_t stream, const GraphAttentionForward& op) {
   using T = typename L::T;
+  constexpr int kWarps = kThreads / 32;
   if (op.q.rows() == 0) return;
   const Forward<T> p{
       .in = problem_of<T>(op), .r = rows_of<const T>(op.r), .o = rows_of<T>(op.o), .stats = rows_of<float>(op.stats)};
   const int64_t shared_bytes =
       EdgeProjection<L>::shared_bytes(op.num_heads, p.in.num_attributes) + kWarps * Edges::kSharedBytes;
-  launch_kernel(forward_kernel<L, Edges, kBlocks>, resident_grid(op.q.rows(), kBlocks), kThreads, shared_bytes, stream,
-                p);
+  launch_kernel(forward_kernel<L, Edges, kThreads, kBlocks>, resident_grid(op.q.rows(), kWarps, kBlocks), kThreads,
+                shared_bytes, stream, p);
 }
 
 template <class L>
 void launch_forward(cudaStream_t stream, const GraphAttentionForward& op) {
-  launch_forward<L, typename Tuning<L>::ForwardEdges, Tuning<L>::kForwardBlocks>(stream, op);
+  launch_forward<L, typename Tuning<L>::ForwardEdges, Tuning<L>::kThreads, Tuning<L>::kForwardBlocks>(stream, op);
 }
 
 /// The destination pass of backward.
-template <class L, class Edges, int kBlocks>
+template <class L, class Edges, int kThreads, int kBlocks>
 void launch_destinations(cudaStream_t stream, const GraphAttentionBackward& op, const BackwardScratch& scratch,
                          int64_t mean_width) {
   using T = typename L::T;
+  constexpr int kWarps = kThreads / 32;
   if (op.q.rows() == 0) return;
   const bool wanted = op.d_w_edge || op.d_b_edge;
   const BackwardDestinations<T> p{.in = problem_of<T>(op),
@@ -115,8 +120,8 @@ void launch_destinations(cudaStream_t stream, const GraphAttentionBackward& op, 
                                   .num_columns = op.d_edge_attributes ? int(op.d_edge_attributes.cols()) : 0};
   const int64_t shared_bytes = EdgeProjection<L>::shared_bytes(op.num_heads, p.in.num_attributes) +
                                kWarps * (DestinationWorkspace<L>::kBytes + Edges::kSharedBytes);
-  launch_kernel(backward_destinations_kernel<L, Edges, kBlocks>, resident_grid(op.q.rows(), kBlocks), kThreads,
-                shared_bytes, stream, p);
+  launch_kernel(backward_destinations_kernel<L, Edges, kThreads, kBlocks>, resident_grid(op.q.rows(), kWarps, kBlocks),
+                kThreads, shared_bytes, stream, p);
 }
 
 /// Sources of a warp in the source pass: such that it has about 16 edges.
@@ -194,8 +199,8 @@ void launch_backward(cudaStream_t stream, const GraphAttentionBackward& op, Tens
   const int64_t mean_width = L::kAligned ? L::kSlots : op.edge_attributes.cols();
   ScratchPieces pieces(scratch_memory.data());
   const BackwardScratch scratch(pieces, op, mean_width);
-  launch_destinations<L, typename Tuning<L>::BackwardEdges, Tuning<L>::kBackwardBlocks>(stream, op, scratch,
-                                                                                        mean_width);
+  launch_destinations<L, typename Tuning<L>::BackwardEdges, Tuning<L>::kThreads, Tuning<L>::kBackwardBlocks>(
+      stream, op, scratch, mean_width);
   launch_weight_gradients<typename L::T>(stream, op, scratch, mean_width, L::kAligned);
   launch_sources<L, float2>(stream, op, scratch.edge_weights);
 }

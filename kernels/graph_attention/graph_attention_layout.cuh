@@ -12,7 +12,6 @@
 
 namespace boreas::cuda::graph_attention {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 template <class T>
