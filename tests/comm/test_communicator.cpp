@@ -17,7 +17,7 @@ TEST(Communicator, OneRankKeepsWhatItHas) {
   communicator->all_reduce(w.ctx, x);
   communicator->broadcast(w.ctx, x, 0);
   EXPECT_TRUE(test::identical(x, before));
-  BOREAS_EXPECT_ERROR(communicator->broadcast(w.ctx, x, 1), comm, "broadcast from rank 1 in a group of one");
+  BOREAS_EXPECT_ERROR(communicator->broadcast(w.ctx, x, 1), comm, "broadcast from rank 1 in a group of 1");
 }
 
 }  // namespace

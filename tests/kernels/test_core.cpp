@@ -9,6 +9,7 @@
 #include "kernels/core/op.h"
 #include "kernels/core/partition.h"
 #include "kernels/core/rng.h"
+#include "kernels/elementwise/elementwise.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tolerances.h"
 
@@ -327,9 +328,33 @@ TEST(Device, HasNamesAndNoCudaWithoutOne) {
   EXPECT_EQ(to_string(Device::cpu()), "cpu");
 #ifndef BOREAS_WITH_CUDA
   EXPECT_EQ(num_cuda_devices(), 0);
-  BOREAS_EXPECT_ERROR(Stream(Device::cuda(0)), unsupported, "-DBOREAS_CUDA=ON");
+  BOREAS_EXPECT_ERROR(Stream(Device::cuda(0)).native(), unsupported, "-DBOREAS_CUDA=ON");
   BOREAS_EXPECT_ERROR(Buffer::on(Device::cuda(0), 8, "x"), unsupported, "no CUDA support");
 #endif
+}
+
+TEST(PlannedDevice, HasBuffersThatAreCountedAndNothingElse) {
+  const Device planned = Device::planned_cuda();
+  EXPECT_TRUE(planned.is_cuda());
+  EXPECT_EQ(to_string(planned), "cuda (planned)");
+  const int64_t before = live_device_bytes();
+  {
+    const Buffer buffer = Buffer::on(planned, int64_t{1} << 50, "test");
+    EXPECT_EQ(live_device_bytes() - before, int64_t{1} << 50);
+    buffer.zero();
+    float value = 1;
+    copy_now(buffer.data(), planned, &value, Device::cpu(), 4);
+    Arena arena;
+    Context ctx(planned, arena, Mode::plan);
+    const Tensor x = buffer.tensor(DType::f32, {1 << 20, 16});
+    const Tensor y = ctx.alloc(Keep::scratch, DType::f32, x.shape());
+    run(ctx, Copy{.x = x, .y = y});
+    EXPECT_GE(arena.peak_bytes(), x.bytes());
+    EXPECT_LE(arena.peak_bytes(), x.bytes() + 1024);  // debug builds fence each block
+    ctx.compute().synchronize();
+    BOREAS_EXPECT_ERROR(ctx.compute().native(), internal, "only planned for");
+  }
+  EXPECT_EQ(live_device_bytes(), before);
 }
 
 TEST(Support, RelativeErrorIsStrict) {

@@ -94,28 +94,5 @@ TEST(DeviceCuda, WorkThatFailsWhileItIsRecordedLeavesTheStreamUsable) {
   EXPECT_EQ(values_of(gpu.download(w, x)).size(), 15u);
 }
 
-TEST(PlannedDevice, HasBuffersThatAreCountedAndNothingElse) {
-  const Device planned = Device::planned_cuda();
-  EXPECT_TRUE(planned.is_cuda());
-  EXPECT_EQ(to_string(planned), "cuda (planned)");
-  const int64_t before = live_device_bytes();
-  {
-    const Buffer buffer = Buffer::on(planned, int64_t{1} << 50, "test");
-    EXPECT_EQ(live_device_bytes() - before, int64_t{1} << 50);
-    buffer.zero();
-    float value = 1;
-    copy_now(buffer.data(), planned, &value, Device::cpu(), 4);
-    Arena arena;
-    Context ctx(planned, arena, Mode::plan);
-    const Tensor x = buffer.tensor(DType::f32, {1 << 20, 16});
-    const Tensor y = ctx.alloc(Keep::scratch, DType::f32, x.shape());
-    run(ctx, Copy{.x = x, .y = y});
-    EXPECT_EQ(arena.peak_bytes(), x.bytes());
-    ctx.compute().synchronize();
-    BOREAS_EXPECT_ERROR(ctx.compute().native(), internal, "only planned for");
-  }
-  EXPECT_EQ(live_device_bytes(), before);
-}
-
 }  // namespace
 }  // namespace boreas::test
