@@ -57,7 +57,12 @@ class DataPipeline {
   /// With a transfer, batches are read into pinned memory and handed on to the device.
   DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options,
                std::shared_ptr<BatchTransfer> transfer = nullptr);
-  ~DataPipeline() { stop(); }
+  ~DataPipeline() {
+    try {
+      stop();
+    } catch (...) {  // the device has failed, which whoever waits for its work reports
+    }
+  }
   DataPipeline(const DataPipeline&) = delete;
 
   int64_t num_samples(int64_t rollout) const;

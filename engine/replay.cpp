@@ -9,8 +9,12 @@ void Replay::run(Context& ctx, std::vector<int64_t> key, const std::function<voi
   for (const int64_t part :
        {key_of(&ctx), ctx.arena().mark(Keep::saved).offset, ctx.arena().mark(Keep::scratch).offset})
     key.push_back(part);
-  const auto [entry, is_new] = recordings_.try_emplace(std::move(key));
-  if (is_new) return task();
+  const auto entry = recordings_.find(key);
+  if (entry == recordings_.end()) {
+    task();
+    recordings_.try_emplace(std::move(key));
+    return;
+  }
   std::optional<Recording>& recording = entry->second;
   if (!recording) recording.emplace(ctx.compute(), task);
   recording->launch(ctx.compute());

@@ -18,7 +18,7 @@ cmake --build --preset cpu
 
 step "sanitizers: build of io and kernels"
 cmake --preset asan -DBOREAS_TEST_AREAS="kernels;io"
-cmake --build --preset asan
+cmake --build --preset asan --target boreas_tests
 
 if command -v nvcc >/dev/null; then
   step "CUDA: compile for compute capability 8.0 and 9.0"

@@ -91,6 +91,7 @@ int main_of(const std::string& folder, const std::map<std::string, std::string>&
     write_dataset(config.data.dataset.path, setup, number("dates", 16), number("grid-chunks", 1),
                   int(number("threads", 8)));
   setup.config = fit_to_budget(setup, device);
+  config.model = setup.config.model;  // the same settings from disk
   const double resident = resident_seconds(setup, device, number("resident-steps", 20));
 
   fs::remove_all(config.output);

@@ -43,7 +43,7 @@ void add_shape(const char* name) {
   for (const int64_t window : {512, 1120}) {
     const auto qkv_third = [](const Tensor& x, int64_t i) { return x.columns({i * kChannels, (i + 1) * kChannels}); };
     if constexpr (requires { C::kKeys; }) {
-      add_gpu(fmt::format("{}/{}/forward/{}", C::kHeadSize, window, name), [=](Bench& b) {
+      add_gpu(fmt::format("window_attention_hopper/gpu/{}/{}/forward/{}", C::kHeadSize, window, name), [=](Bench& b) {
         const Tensor qkv = b.random(DType::bf16, {kLength, 3 * kChannels});
         ShapedForward op;
         op.q = qkv_third(qkv, 0), op.k = qkv_third(qkv, 1), op.v = qkv_third(qkv, 2);
@@ -54,7 +54,8 @@ void add_shape(const char* name) {
         return op;
       });
     } else {
-      add_gpu(fmt::format("{}/{}/{}/{}", C::kHeadSize, window, C::kByKeys ? "by_keys" : "by_queries", name),
+      add_gpu(fmt::format("window_attention_hopper/gpu/{}/{}/{}/{}", C::kHeadSize, window,
+                          C::kByKeys ? "by_keys" : "by_queries", name),
               [=](Bench& b) {
                 const Tensor qkv = b.random(DType::bf16, {kLength, 3 * kChannels});
                 const Tensor d_qkv = b.zeros(DType::bf16, {kLength, 3 * kChannels});

@@ -10,6 +10,7 @@
 #define BOREAS_CUDA(call)                                                                              \
   do {                                                                                                 \
     const cudaError_t status_ = (call);                                                                \
+    if (status_ != cudaSuccess) (void)cudaGetLastError(); /* the next launch must not report it too */ \
     BOREAS_CHECK(status_ == cudaSuccess, device, "{} failed: {}", #call, cudaGetErrorString(status_)); \
   } while (false)
 #endif
@@ -42,7 +43,9 @@ std::string to_string(Device device) {
 int num_cuda_devices() {
 #ifdef BOREAS_WITH_CUDA
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  (void)cudaGetLastError();
+  return 0;
 #else
   return 0;
 #endif

@@ -141,7 +141,7 @@ class CublasLt {
     int found = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c,
                                                                  &plan.d, &preference, 1, &result, &found);
-    plan.found = status == CUBLAS_STATUS_SUCCESS && found == 1;
+    plan.found = status == CUBLAS_STATUS_SUCCESS && found == 1 && result.state == CUBLAS_STATUS_SUCCESS;
     plan.algorithm = result.algo;
     if (ctx.log_debug) ctx.log_debug(describe(p) + (plan.found ? describe(result) : ": no algorithm"));
   }
