@@ -117,7 +117,7 @@ void compare(const Case& c, Communicator& ranks) {
   }
   const Range own = ModelShard{.ranks = &ranks}.rows_of(kData);
   EXPECT_LE(error_of(actual.y, rows_of(expected.y, kData, own), 0), tolerance);
-  EXPECT_LE(error_of(actual.d_x, rows_of(expected.d_x, kData, own), 0), 2 * tolerance);
+  EXPECT_LE(error_of(actual.d_x, rows_of(expected.d_x, kData, own), 0), tolerance);
   for (const auto& [name, gradient] : expected.gradients) {
     std::vector<double> rows = gradient;
     if (const ShardSpec shards = part.store.shards_of(name)) {
