@@ -58,6 +58,21 @@ struct EnumNames<Gate> {
       std::pair{Gate::gelu, std::string_view("gelu")}, std::pair{Gate::relu, std::string_view("relu")}};
 };
 
+/// f<kind>()
+template <class F>
+void dispatch_gate(Gate kind, F&& f) {
+  switch (kind) {
+    case Gate::sigmoid:
+      return f.template operator()<Gate::sigmoid>();
+    case Gate::silu:
+      return f.template operator()<Gate::silu>();
+    case Gate::gelu:
+      return f.template operator()<Gate::gelu>();
+    case Gate::relu:
+      return f.template operator()<Gate::relu>();
+  }
+}
+
 /// Gated activation, forward.
 ///
 ///   y = f(gate) * value,   f by `kind`:  1/(1+exp(-g)) | g/(1+exp(-g)) | g Phi(g) | max(g, 0)

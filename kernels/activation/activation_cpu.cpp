@@ -28,20 +28,6 @@ inline Opening<T> open(T g) {
   }
 }
 
-template <class F>
-void dispatch_gate(Gate kind, F&& f) {
-  switch (kind) {
-    case Gate::sigmoid:
-      return f.template operator()<Gate::sigmoid>();
-    case Gate::silu:
-      return f.template operator()<Gate::silu>();
-    case Gate::gelu:
-      return f.template operator()<Gate::gelu>();
-    case Gate::relu:
-      return f.template operator()<Gate::relu>();
-  }
-}
-
 }  // namespace
 
 void cpu::launch(Backend, Context&, const GeluForward& op, Tensor) {

@@ -7,6 +7,7 @@
 #include <bit>
 
 #include "kernels/activation/activation.h"
+#include "kernels/core/vector_math.h"
 #include "kernels/cuda/kernel.cuh"
 #include "kernels/cuda/matrix.cuh"
 #include "kernels/cuda/vector_io.cuh"
@@ -36,17 +37,7 @@ __device__ inline Normal normal(float x) {
     p = p * v + 0x1.fd4cb2p-4f;
     p = p * v + 0x1.121294p-15f;
   } else {
-    p = -0x1.e0da22p-7f;
-    p = p * v + 0x1.101694p-4f;
-    p = p * v - 0x1.695cf6p-4f;
-    p = p * v - 0x1.0f14a0p-6f;
-    p = p * v + 0x1.4afe6ap-4f;
-    p = p * v + 0x1.41c8dcp-8f;
-    p = p * v + 0x1.c54896p-4f;
-    p = p * v + 0x1.b3b1ecp-4f;
-    p = p * v + 0x1.0164fep-3f;
-    p = p * v + 0x1.fe437ap-4f;
-    p = p * v + 0x1.f03b1ep-19f;
+    p = vector_math::normal_tail(v);
   }
   const float tail = e * p;
   return {x < 0.0f ? tail : 1.0f - tail, 0x1.988454p-2f * e};
@@ -202,20 +193,6 @@ void launch_map(cudaStream_t stream, const std::array<Tensor, F::kInputs>& in,
   const int64_t blocks = (p.rows + rows_per_block - 1) / rows_per_block;
   launch_kernel(aligned ? map_rows<F, T, kVectorSize<T>> : map_rows<F, T, 1>, unsigned(blocks), kElementThreads, 0,
                 stream, p);
-}
-
-template <class F>
-void dispatch_gate(Gate kind, F&& f) {
-  switch (kind) {
-    case Gate::sigmoid:
-      return f.template operator()<Gate::sigmoid>();
-    case Gate::silu:
-      return f.template operator()<Gate::silu>();
-    case Gate::gelu:
-      return f.template operator()<Gate::gelu>();
-    case Gate::relu:
-      return f.template operator()<Gate::relu>();
-  }
 }
 
 inline void launch_activation(const GeluForward& op, cudaStream_t stream) {

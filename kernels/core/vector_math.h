@@ -42,12 +42,8 @@ struct Normal {
   T density;  ///< phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
 };
 
-/// With t = |x| and v = 1 / (1 + 5/16 t), Phi(-t) = exp(-t^2 / 2) P(v): P, of degree 10, fits erfcx(t / sqrt(2)) / 2 to
-/// 5e-9. No cancellation: both tails are good to a few ulp.
-inline Normal<float> normal(float x) {
-  const float t = std::abs(x);
-  const float v = 1.0f / (1.0f + 0.3125f * t);
-  const float e = exp(-0.5f * (x * x));
+/// P(v) of `normal`; also of the GPU, where constexpr functions can be called.
+constexpr float normal_tail(float v) {
   float p = -0x1.e0da22p-7f;
   p = p * v + 0x1.101694p-4f;
   p = p * v - 0x1.695cf6p-4f;
@@ -59,7 +55,16 @@ inline Normal<float> normal(float x) {
   p = p * v + 0x1.0164fep-3f;
   p = p * v + 0x1.fe437ap-4f;
   p = p * v + 0x1.f03b1ep-19f;
-  const float tail = e * p;
+  return p;
+}
+
+/// With t = |x| and v = 1 / (1 + 5/16 t), Phi(-t) = exp(-t^2 / 2) P(v): P, of degree 10, fits erfcx(t / sqrt(2)) / 2 to
+/// 5e-9. No cancellation: both tails are good to a few ulp.
+inline Normal<float> normal(float x) {
+  const float t = std::abs(x);
+  const float v = 1.0f / (1.0f + 0.3125f * t);
+  const float e = exp(-0.5f * (x * x));
+  const float tail = e * normal_tail(v);
   return {x < 0.0f ? tail : 1.0f - tail, 0x1.988454p-2f * e};
 }
 inline Normal<double> normal(double x) {

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/kernel.cuh"
+#include "kernels/cuda/matrix.cuh"
 
 namespace boreas::cuda::hopper {
 
@@ -28,27 +29,6 @@ __device__ inline char* aligned_shared_memory() {
 
 __device__ inline void store_word(uint32_t address, uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
-}
-
-// --- arithmetic ---
-
-__device__ inline float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ inline float log2_approximate(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-/// Two values as bf16, `low` in the lower half.
-__device__ inline uint32_t pack(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
 }
 
 // --- barriers and copies, beside those of bulk_copy.cuh ---

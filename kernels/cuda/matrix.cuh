@@ -66,6 +66,12 @@ __device__ inline float fast_exp2(float x) {
   return y;
 }
 
+__device__ inline float fast_log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// 1 / x, to 1 ulp.
 __device__ inline float fast_reciprocal(float x) {
   float y;

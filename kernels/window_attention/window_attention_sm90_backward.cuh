@@ -180,7 +180,7 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
       const float2 of_column = kByKeys ? pair_of(0, n) : float2{};
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        s[4 * n + e] = exp2_approximate(
+        s[4 * n + e] = fast_exp2(
             fmaf(s[4 * n + e], params.log2_scale, -(kByKeys ? (e % 2 ? of_column.y : of_column.x) : log2_sum[e / 2])));
     }
     if constexpr (kByKeys) pack_fragment(s, p);

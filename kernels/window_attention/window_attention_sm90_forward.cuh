@@ -112,7 +112,7 @@ struct SoftmaxRows {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float raised = fmaxf(reference[r], maximum_of_row(largest[r]));
-        factor[r] = exp2_approximate(reference[r] - raised);
+        factor[r] = fast_exp2(reference[r] - raised);
         sum[r] *= factor[r];
         reference[r] = raised;
       }
@@ -120,7 +120,7 @@ struct SoftmaxRows {
     float part[4] = {};
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
-      s[i] = exp2_approximate(fmaf(s[i], log2_scale, -reference[i / 2 % 2]));
+      s[i] = fast_exp2(fmaf(s[i], log2_scale, -reference[i / 2 % 2]));
       part[i % 4] += s[i];
     }
     sum[0] += part[0] + part[1];
@@ -191,7 +191,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
       const int row = first_row + lane.row + 8 * r;
       factor[r] = 1 / sum;
       if (lane.column == 0 && row < band.length)
-        params.stats[row * params.stats_stride + head] = float(kLog2) * (rows.reference[r] + log2_approximate(sum));
+        params.stats[row * params.stats_stride + head] = float(kLog2) * (rows.reference[r] + fast_log2(sum));
     }
     const uint32_t out = memory.query_tile(of_use, group);
     Layout::write(out, o, lane, factor);

@@ -15,7 +15,7 @@ inline constexpr double kLog2E = 1.4426950408889634, kLog2 = 0.6931471805599453;
 template <int kSize>
 __device__ inline void pack_fragment(const float (&d)[kSize], uint32_t (&a)[kSize / 2]) {
 #pragma unroll
-  for (int i = 0; i < kSize / 2; ++i) a[i] = pack(d[2 * i], d[2 * i + 1]);
+  for (int i = 0; i < kSize / 2; ++i) a[i] = pack_bf16(d[2 * i], d[2 * i + 1]);
 }
 
 // Over the four threads that share a row of a fragment.
@@ -86,7 +86,7 @@ struct TileLayout {
 #pragma unroll
       for (int n = 0; n < kHeadSize / 8; ++n) {
         const uint32_t address = tile + offset(lane.row + 8 * r, 8 * n) + lane.column * 2;
-        const uint32_t pair = pack(d[4 * n + 2 * r] * factor[r], d[4 * n + 2 * r + 1] * factor[r]);
+        const uint32_t pair = pack_bf16(d[4 * n + 2 * r] * factor[r], d[4 * n + 2 * r + 1] * factor[r]);
         store_word(address, pair);
       }
   }

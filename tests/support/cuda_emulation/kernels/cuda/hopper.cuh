@@ -11,6 +11,7 @@
 #include "kernels/core/context.h"
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/kernel.cuh"
+#include "kernels/cuda/matrix.cuh"
 
 #define __CUDA_ARCH_FEAT_SM90_ALL
 #define __grid_constant__
@@ -152,12 +153,6 @@ inline uint32_t shared_address(const void* shared) {
 }
 inline void store_word(uint32_t address, uint32_t word) {
   Block::current().write_unfenced(Block::current().shared() + address, word);
-}
-
-inline float exp2_approximate(float x) { return x < -126 ? 0 : std::exp2(x); }
-inline float log2_approximate(float x) { return std::log2(x); }
-inline uint32_t pack(float low, float high) {
-  return uint32_t(bfloat16(low).bits) | uint32_t(bfloat16(high).bits) << 16;
 }
 
 inline void named_barrier_arrive(int number, int threads) {

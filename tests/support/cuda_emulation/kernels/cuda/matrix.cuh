@@ -61,7 +61,8 @@ void wait_for_copies() {
   emulation::Block::current().wait_for_copies(kPending);
 }
 
-inline float fast_exp2(float x) { return std::exp2(x); }
+inline float fast_exp2(float x) { return x < -126 ? 0 : std::exp2(x); }  // without subnormal numbers
+inline float fast_log2(float x) { return std::log2(x); }
 inline float fast_reciprocal(float x) { return 1 / x; }
 inline uint32_t pack_bf16(float low, float high) { return bfloat16(low).bits | uint32_t(bfloat16(high).bits) << 16; }
 
