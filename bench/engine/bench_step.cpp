@@ -121,23 +121,9 @@ RunConfig config_of(const std::string& shape, const Options& options, Device dev
 
 ModelSetup setup_of(const std::string& shape, const RunConfig& config) {
   const Grid grid = grid_of(shape);
-  ModelSetup setup;
-  setup.config = config;
-  setup.config.graph.build.hidden = grid.hidden;
-  std::vector<std::string> names = wave_names(kPrognostic, kForcings);
-  for (int64_t v = 0; v < kDiagnostic; ++v) names.push_back(fmt::format("d{}", v));
-  setup.variables = VariableTable(names, config.data.roles);
-  const size_t n = names.size();
-  setup.units.assign(n, "1");
-  setup.constant.assign(n, 0);
-  setup.computed.assign(n, 0);
-  setup.statistics = {
-      std::vector<double>(n, 0), std::vector<double>(n, 1), std::vector<double>(n, -3), std::vector<double>(n, 3), {}};
-  setup.step = {.seconds = 6 * 3600, .months = 0};
-  set_places(setup, grid.nodes);
-  setup.field_shape = {setup.num_cells()};
-  setup.graph = build_graph(setup.config.graph.build, setup.latitudes, setup.longitudes);
-  return setup;
+  RunConfig with_mesh = config;
+  with_mesh.graph.build.hidden = grid.hidden;
+  return wave_setup(with_mesh, grid.nodes, kPrognostic, kForcings, kDiagnostic);
 }
 
 // --- machine ---------------------------------------------------------------------------------------------------------

@@ -90,10 +90,12 @@ inline void set_places(ModelSetup& setup, const NodeSet& nodes) {
 
 /// A model of waves on these nodes.
 inline ModelSetup wave_setup(const RunConfig& config, const NodeSet& nodes, int64_t num_prognostic,
-                             int64_t num_forcings) {
+                             int64_t num_forcings, int64_t num_diagnostic = 0) {
   ModelSetup setup;
   setup.config = config;
-  setup.variables = VariableTable(wave_names(num_prognostic, num_forcings), config.data.roles);
+  std::vector<std::string> names = wave_names(num_prognostic, num_forcings);
+  for (int64_t v = 0; v < num_diagnostic; ++v) names.push_back(fmt::format("d{}", v));
+  setup.variables = VariableTable(names, config.data.roles);
   const size_t n = size_t(setup.variables.size());
   setup.units.assign(n, "1");
   setup.constant.assign(n, 0);

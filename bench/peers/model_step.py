@@ -5,7 +5,6 @@ bf16-mixed as its trainer does it: f32 parameters, forward and loss under autoca
 import argparse
 import gc
 import logging
-import statistics
 import warnings
 
 import numpy as np
@@ -85,18 +84,6 @@ def indices():
     return IndexCollection(kinds, {n: i for i, n in enumerate(names)})
 
 
-def timed(call, warm_up, repeats):
-    times = []
-    for i in range(warm_up + repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times[warm_up:])
-
-
 def fresh_peak():
     gc.collect()
     torch.cuda.empty_cache()
@@ -122,7 +109,7 @@ def measure(shape, mesh, graph, options):
     net.eval()
     fresh_peak()
     with torch.no_grad():
-        row["inference_ms"] = timed(forward, 2, options.repeats)
+        row["inference_ms"] = timing.median_ms(forward, options.repeats, 2, flush=False)
     row["inference_gib"] = torch.cuda.max_memory_allocated() / 2**30
     net.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, betas=(0.9, 0.95), fused=True)
@@ -142,7 +129,7 @@ def measure(shape, mesh, graph, options):
         name = "recompute" if recompute else "keep"
         fresh_peak()
         try:
-            row[f"step_{name}_ms"] = timed(step, 2, options.repeats)
+            row[f"step_{name}_ms"] = timing.median_ms(step, options.repeats, 2, flush=False)
             row[f"step_{name}_gib"] = torch.cuda.max_memory_allocated() / 2**30
         except torch.OutOfMemoryError:
             row[f"step_{name}_ms"] = float("nan")

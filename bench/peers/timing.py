@@ -10,7 +10,7 @@ L2_FLUSH_BYTES = 256 << 20
 
 def median_ms(call, repeats=20, warm_up=5, flush=True):
     """Median of CUDA-event times of call(), in ms; the L2 cache is overwritten before each."""
-    scratch = torch.empty(L2_FLUSH_BYTES // 4, dtype=torch.float32, device="cuda") if flush else None
+    scratch = torch.empty(L2_FLUSH_BYTES // 4, device="cuda") if flush else None
     for _ in range(warm_up):
         call()
     times = []
