@@ -61,6 +61,9 @@ class Communicator {
 /// The group of one rank.
 std::unique_ptr<Communicator> make_single_rank_communicator();
 
+/// Number of ranks that mpirun or srun says it started; 1 without one.
+int launched_ranks();
+
 /// All ranks of this job: those that mpirun or srun started, in a build with MPI; else one. Called once, by main. MPI
 /// ends when the last communicator goes. Throws unsupported where several ranks were started in a build without MPI.
 std::unique_ptr<Communicator> make_world_communicator();

@@ -15,18 +15,6 @@ namespace boreas {
 
 namespace {
 
-/// Number of ranks that a launcher says it started; 1 without one.
-int launched_ranks() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
-    const char* const value = std::getenv(name);
-    if (!value) continue;
-    // Slurm sets its variable in batch scripts too; only a task has a rank.
-    if (std::strcmp(name, "SLURM_NTASKS") == 0 && !std::getenv("SLURM_PROCID")) continue;
-    return std::max(1, std::atoi(value));
-  }
-  return 1;
-}
-
 #ifdef BOREAS_WITH_MPI
 
 void check_mpi(int status, const char* what) {
@@ -145,6 +133,17 @@ class Mpi final : public Communicator {
 #endif
 
 }  // namespace
+
+int launched_ranks() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
+    const char* const value = std::getenv(name);
+    if (!value) continue;
+    // Slurm sets its variable in batch scripts too; only a task has a rank.
+    if (std::strcmp(name, "SLURM_NTASKS") == 0 && !std::getenv("SLURM_PROCID")) continue;
+    return std::max(1, std::atoi(value));
+  }
+  return 1;
+}
 
 std::unique_ptr<Communicator> make_world_communicator() {
   const int ranks = launched_ranks();

@@ -13,6 +13,7 @@
 #include <new>
 #include <system_error>
 
+#include "comm/communicator.h"
 #include "engine/checkpoint.h"
 #include "engine/commands.h"
 #include "engine/memory_plan.h"
@@ -233,6 +234,10 @@ int run_command_line(int argc, char** argv) {
   add_dataset_commands(app);
   add_run_commands(app);
   try {
+    // Each would do the whole job, and write the same files.
+    BOREAS_CHECK(launched_ranks() == 1, unsupported,
+                 "{} ranks were started, but commands work on one rank so far; run boreas without mpirun or srun",
+                 launched_ranks());
     app.parse(argc, argv);
     BOREAS_CHECK(std::fflush(stdout) == 0, io, "the standard output cannot be written: {}", std::strerror(errno));
     return 0;

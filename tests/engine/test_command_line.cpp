@@ -265,6 +265,11 @@ TEST_F(CommandLine, WrongArgumentsAreOneErrorEach) {
   EXPECT_TRUE(files_below(folder.path()).empty());
 }
 
+TEST_F(CommandLine, SeveralRanksAreRefused) {
+  fail("train config.yaml", {"4 ranks were started", "without mpirun"}, "export OMPI_COMM_WORLD_SIZE=4; ");
+  EXPECT_EQ(run("--help", "export OMPI_COMM_WORLD_SIZE=1; ").status, 0);
+}
+
 TEST_F(CommandLine, TyposInAConfigNameTheNearestKey) {
   write_config();
   fail("plan absent.yaml", {"absent.yaml"});
