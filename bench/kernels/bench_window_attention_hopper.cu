@@ -79,34 +79,24 @@ void add_shape(const char* name) {
 void add_all() {
   BOREAS_SHAPE(ForwardShape, 64, 3, 128, 3);
   BOREAS_SHAPE(ForwardShape, 64, 3, 128, 3, true);
-  BOREAS_SHAPE(ForwardShape, 64, 3, 96, 4, true);
   BOREAS_SHAPE(ForwardShape, 64, 3, 112, 3, true);
   BOREAS_SHAPE(BackwardShape, false, 64, 3, 64, 3);
   BOREAS_SHAPE(BackwardShape, false, 64, 3, 64, 3, true);
   BOREAS_SHAPE(BackwardShape, false, 64, 3, 64, 4, true);
-  BOREAS_SHAPE(BackwardShape, false, 64, 3, 80, 3, true);
-  BOREAS_SHAPE(BackwardShape, false, 64, 3, 48, 4, true);
   BOREAS_SHAPE(BackwardShape, true, 64, 2, 64, 3);
   BOREAS_SHAPE(BackwardShape, true, 64, 2, 64, 3, true);
   BOREAS_SHAPE(BackwardShape, true, 64, 2, 64, 4, true);
-  BOREAS_SHAPE(BackwardShape, true, 64, 2, 80, 3, true);
-  BOREAS_SHAPE(BackwardShape, true, 64, 2, 96, 2, true);
-  BOREAS_SHAPE(BackwardShape, true, 64, 3, 32, 4, true);
 
   BOREAS_SHAPE(ForwardShape, 32, 3, 128, 4, true);
-  BOREAS_SHAPE(ForwardShape, 32, 3, 160, 3, true);
   BOREAS_SHAPE(BackwardShape, false, 32, 3, 64, 4);
   BOREAS_SHAPE(BackwardShape, false, 32, 3, 64, 4, true);
   BOREAS_SHAPE(BackwardShape, false, 32, 3, 96, 3, true);
   BOREAS_SHAPE(BackwardShape, true, 32, 3, 64, 4);
   BOREAS_SHAPE(BackwardShape, true, 32, 3, 64, 4, true);
-  BOREAS_SHAPE(BackwardShape, true, 32, 3, 48, 4, true);
 
   BOREAS_SHAPE(ForwardShape, 128, 2, 128, 2);
-  BOREAS_SHAPE(ForwardShape, 128, 2, 112, 2, true);
   BOREAS_SHAPE(BackwardShape, false, 128, 2, 64, 2);
-  BOREAS_SHAPE(BackwardShape, true, 128, 2, 48, 2);
-  BOREAS_SHAPE(BackwardShape, true, 128, 2, 64, 1);
+  BOREAS_SHAPE(BackwardShape, true, 128, 2, 32, 4);
 }
 #undef BOREAS_SHAPE
 

@@ -71,20 +71,20 @@ struct Shapes;
 template <>
 struct Shapes<32> {
   using Forward = ForwardShape<32, 3, 128, 4, true>;
-  using ByQueries = BackwardShape<false, 32, 3, 64, 4>;
+  using ByQueries = BackwardShape<false, 32, 3, 64, 4, true>;
   using ByKeys = BackwardShape<true, 32, 3, 64, 4>;
 };
 template <>
 struct Shapes<64> {
   using Forward = ForwardShape<64, 3, 128, 3, true>;
-  using ByQueries = BackwardShape<false, 64, 3, 64, 3, true>;
+  using ByQueries = BackwardShape<false, 64, 3, 64, 4, true>;
   using ByKeys = BackwardShape<true, 64, 2, 64, 3, true>;
 };
 template <>
 struct Shapes<128> {
   using Forward = ForwardShape<128, 2, 128, 2>;
   using ByQueries = BackwardShape<false, 128, 2, 64, 2>;
-  using ByKeys = BackwardShape<true, 128, 2, 48, 2>;
+  using ByKeys = BackwardShape<true, 128, 2, 32, 4>;
 };
 
 template <class F>
