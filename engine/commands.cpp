@@ -29,8 +29,9 @@ ModelSetup setup_to_run(const std::string& path, const RunConfig& config) {
   ModelSetup setup = load_setup(path);
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
-  if (setup.config.precision == Precision::bf16 && config.device != DeviceChoice::cuda)
-    setup.config.precision = Precision::f32;
+  const bool on_gpu =
+      config.device == DeviceChoice::cuda || (config.device == DeviceChoice::automatic && why_no_cuda().empty());
+  if (setup.config.precision == Precision::bf16 && !on_gpu) setup.config.precision = Precision::f32;
   return setup;
 }
 

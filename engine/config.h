@@ -202,7 +202,7 @@ struct RunConfig {
 
   void fields(auto&& visit) {
     visit("output", output, "path", "folder for checkpoints, metrics, forecasts and reports");
-    visit("device", device, "", "where to compute: auto (today the CPU), cpu or cuda");
+    visit("device", device, "", "where to compute: auto (a GPU if there is one, else the CPU), cpu or cuda");
     visit(
         "precision", precision, "",
         "type of weights and activations: f32, bf16 (GPU only; sums, master weights and optimizer state stay f32), f64 "

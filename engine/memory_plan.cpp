@@ -149,17 +149,19 @@ MemoryReport plan(const RunConfig& config) {
 }
 
 Device choose_device(const RunConfig& config, Purpose purpose) {
-  // Until the kernels have been verified on hardware a GPU must be asked for.
-  const bool on_gpu = config.device == DeviceChoice::cuda;
-  BOREAS_CHECK(!on_gpu || config.precision != Precision::f64, unsupported,
+  const bool demanded = config.device == DeviceChoice::cuda;
+  BOREAS_CHECK(!demanded || config.precision != Precision::f64, unsupported,
                "precision f64 is for the CPU only; set device=cpu, or precision=f32");
-  BOREAS_CHECK(on_gpu || config.precision != Precision::bf16, unsupported,
+  BOREAS_CHECK(config.device != DeviceChoice::cpu || config.precision != Precision::bf16, unsupported,
                "precision bf16 needs a GPU; set device=cuda, or precision=f32");
-  if (!on_gpu) return Device::cpu();
+  if (config.device == DeviceChoice::cpu || config.precision == Precision::f64) return Device::cpu();
   const std::string why_not = why_no_cuda();
-  BOREAS_CHECK(why_not.empty() || purpose == Purpose::plan, unsupported, "device is cuda, but {}. Or set device=cpu",
-               why_not);
-  return why_not.empty() ? Device::cuda(0) : Device::planned_cuda();
+  if (why_not.empty()) return Device::cuda(0);
+  const bool needed = demanded || config.precision == Precision::bf16;
+  if (!needed) return Device::cpu();
+  BOREAS_CHECK(purpose == Purpose::plan, unsupported, "{}, but {}. Or set device=cpu and precision=f32",
+               demanded ? "device is cuda" : "precision bf16 needs a GPU", why_not);
+  return Device::planned_cuda();
 }
 
 SamplingOptions training_sampling(const RunConfig& config, Range dates) {

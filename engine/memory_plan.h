@@ -45,8 +45,9 @@ MemoryReport plan(const RunConfig& config);
 RunConfig fit_to_budget(const ModelSetup& setup, Device device);
 
 enum class Purpose : uint8_t { run, plan };
-/// The device of a configuration; auto is the CPU. To plan for a GPU none is needed: planned_cuda() then stands for it.
-/// Throws unsupported: a GPU is demanded where none can be used, f64 on a GPU, bf16 elsewhere.
+/// The device of a configuration; auto: a GPU if one can be used and the precision is not f64, else the CPU. To plan
+/// for a GPU none is needed: planned_cuda() then stands for it. Throws unsupported: a GPU is demanded, or needed for
+/// bf16, where none can be used; f64 on a GPU; bf16 on the CPU.
 Device choose_device(const RunConfig& config, Purpose purpose = Purpose::run);
 
 /// What a training and a validation pipeline are made with.

@@ -127,12 +127,21 @@ TEST(MemoryPlan, AGpuCanBePlannedForWithoutOne) {
 TEST(MemoryPlan, TheDeviceMustBeThereAndFitThePrecision) {
   RunConfig config = tiny_config();
   EXPECT_EQ(choose_device(config), Device::cpu());
-  config.device = DeviceChoice::automatic;
-  EXPECT_EQ(choose_device(config), Device::cpu());
   config.precision = Precision::bf16;
   BOREAS_EXPECT_ERROR(choose_device(config), unsupported, "bf16 needs a GPU; set device=cuda");
+  config.device = DeviceChoice::automatic;
+  const bool has_gpu = num_cuda_devices() > 0;
+  if (!has_gpu) {
+    BOREAS_EXPECT_ERROR(choose_device(config), unsupported, "precision bf16 needs a GPU, but");
+    EXPECT_EQ(choose_device(config, Purpose::plan), Device::planned_cuda());
+  }
+  config.precision = Precision::f32;
+  EXPECT_EQ(choose_device(config), has_gpu ? Device::cuda(0) : Device::cpu());
+  config.precision = Precision::f64;
+  EXPECT_EQ(choose_device(config), Device::cpu());
   config.device = DeviceChoice::cuda;
-  if (num_cuda_devices() == 0) {
+  config.precision = Precision::f32;
+  if (!has_gpu) {
     BOREAS_EXPECT_ERROR(choose_device(config), unsupported, "device is cuda, but");
     EXPECT_EQ(choose_device(config, Purpose::plan), Device::planned_cuda());
   }
