@@ -1,6 +1,7 @@
 #include "comm/communicator.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 
@@ -23,9 +24,9 @@ class SingleRank final : public Communicator {
   std::vector<std::string> all_gather_text(const std::string& text) override { return {text}; }
   void barrier() override {}
   std::unique_ptr<Communicator> split(int) override { return std::make_unique<SingleRank>(); }
-  [[noreturn]] void abort(const std::string& message) override {
+  [[noreturn]] void abort(const std::string& message, int status) override {
     std::fprintf(stderr, "%s\n", message.c_str());
-    std::exit(1);
+    std::exit(status);
   }
 
  protected:
@@ -124,6 +125,42 @@ void Communicator::broadcast(Context& ctx, const Tensor& x, int root) {
   exchange(ctx, send, receive);
 }
 
+void Communicator::gather_rows(Context& ctx, const Partition& parts, const Tensor& own, const Tensor& whole, int root) {
+  BOREAS_CHECK(parts.num_parts() == size() && parts[rank()].size() == own.rows() &&
+                   (rank() != root || parts.size() == whole.rows()),
+               shape, "gather_rows: {} parts of {} rows do not fit {} ranks, {} and {}", parts.num_parts(),
+               parts.size(), size(), to_string(own), to_string(whole));
+  std::vector<Rows> send, receive;
+  if (rank() != root) {
+    send.push_back({root, own});
+  } else {
+    for (int peer = 0; peer < size(); ++peer)
+      if (peer != root) receive.push_back({peer, whole.slice(parts[peer])});
+    run(ctx, Copy{.x = own, .y = whole.slice(parts[root])});
+  }
+  exchange(ctx, send, receive);
+}
+
+void Communicator::sum_values(std::span<double> values) {
+  std::vector<int64_t> bits;
+  for (const double value : values) bits.push_back(std::bit_cast<int64_t>(value));
+  const auto of_rank = all_to_all(std::vector<std::vector<int64_t>>(size_t(size()), bits));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = std::bit_cast<double>(of_rank[0][i]);
+    for (size_t r = 1; r < of_rank.size(); ++r) values[i] += std::bit_cast<double>(of_rank[r][i]);
+  }
+}
+
+int64_t Communicator::largest(int64_t value) {
+  const auto of_rank = all_to_all(std::vector<std::vector<int64_t>>(size_t(size()), {value}));
+  for (const auto& list : of_rank) value = std::max(value, list[0]);
+  return value;
+}
+
+std::string Communicator::text_of(int root, const std::string& text) {
+  return all_gather_text(rank() == root ? text : std::string())[size_t(root)];
+}
+
 void check_agreement(Communicator& ranks, const std::string& what, const std::string& text) {
   const std::vector<std::string> texts = ranks.all_gather_text(text);
   for (size_t rank = 1; rank < texts.size(); ++rank) {
@@ -153,6 +190,11 @@ ProcessGrid ProcessGrid::make(std::unique_ptr<Communicator> world, int64_t model
   grid.model = world->split(int(world->rank() / model_ranks));
   grid.data = world->split(int(world->rank() % model_ranks));
   grid.world = std::move(world);
+  return grid;
+}
+
+const ProcessGrid& ProcessGrid::one_rank() {
+  static const ProcessGrid grid = make(make_single_rank_communicator(), 1);
   return grid;
 }
 

@@ -39,16 +39,24 @@ class Communicator {
   virtual void all_gather_rows(Context& ctx, const Partition& parts, const Tensor& whole);
   /// whole[parts[rank]] = sum over the ranks of their whole[parts[rank]], in rank order; other rows keep their values.
   virtual void reduce_scatter_rows(Context& ctx, const Partition& parts, const Tensor& whole);
+  /// On the root whole[parts[r]] = `own` of rank r, for all r; on other ranks `whole` is empty.
+  void gather_rows(Context& ctx, const Partition& parts, const Tensor& own, const Tensor& whole, int root = 0);
 
   /// Host values, for set-up: list r of the result is what rank r had for this one.
   virtual std::vector<std::vector<int64_t>> all_to_all(const std::vector<std::vector<int64_t>>& lists) = 0;
   virtual std::vector<std::string> all_gather_text(const std::string& text) = 0;
   virtual void barrier() = 0;
 
+  /// The same values on all ranks afterwards: each value's sum over the ranks, in rank order.
+  void sum_values(std::span<double> values);
+  int64_t largest(int64_t value);
+  bool any(bool value) { return largest(value) != 0; }
+  std::string text_of(int root, const std::string& text);
+
   /// Ranks with the same `group` form one, in the order they have here.
   virtual std::unique_ptr<Communicator> split(int group) = 0;
-  /// Prints the message with the rank, once if all ranks call it, and ends all ranks with a failure.
-  [[noreturn]] virtual void abort(const std::string& message) = 0;
+  /// Prints the message with the rank, once if all ranks call it, and ends all ranks with that exit status.
+  [[noreturn]] virtual void abort(const std::string& message, int status = 1) = 0;
 
   /// Bytes that this rank sent to others since it was made.
   int64_t bytes_sent() const { return bytes_sent_; }
@@ -60,9 +68,6 @@ class Communicator {
 
 /// The group of one rank.
 std::unique_ptr<Communicator> make_single_rank_communicator();
-
-/// Number of ranks that mpirun or srun says it started; 1 without one.
-int launched_ranks();
 
 /// All ranks of this job: those that mpirun or srun started, in a build with MPI; else one. Called once, by main. MPI
 /// ends when the last communicator goes. Throws unsupported where several ranks were started in a build without MPI.
@@ -79,6 +84,10 @@ struct ProcessGrid {
 
   /// model_ranks = 0: all. Throws config if model_ranks does not divide the number of ranks.
   static ProcessGrid make(std::unique_ptr<Communicator> world, int64_t model_ranks);
+  /// For what runs on one rank, whatever the job has.
+  static const ProcessGrid& one_rank();
+
+  bool is_root() const { return world->rank() == 0; }
 };
 
 }  // namespace boreas

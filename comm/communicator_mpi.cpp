@@ -15,6 +15,18 @@ namespace boreas {
 
 namespace {
 
+/// Number of ranks that a launcher says it started; 1 without one.
+int launched_ranks() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
+    const char* const value = std::getenv(name);
+    if (!value) continue;
+    // Slurm sets its variable in batch scripts too; only a task has a rank.
+    if (std::strcmp(name, "SLURM_NTASKS") == 0 && !std::getenv("SLURM_PROCID")) continue;
+    return std::max(1, std::atoi(value));
+  }
+  return 1;
+}
+
 #ifdef BOREAS_WITH_MPI
 
 void check_mpi(int status, const char* what) {
@@ -89,13 +101,13 @@ class Mpi final : public Communicator {
     return std::make_unique<Mpi>(runtime_, part);
   }
 
-  [[noreturn]] void abort(const std::string& message) override {
+  [[noreturn]] void abort(const std::string& message, int status) override {
     // An error that all ranks find is told by one: the others are ended before they speak.
     if (world_rank_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
     std::fprintf(stderr, "rank %d: %s\n", world_rank_, message.c_str());
     std::fflush(stderr);
-    MPI_Abort(MPI_COMM_WORLD, 1);
-    std::_Exit(1);
+    MPI_Abort(MPI_COMM_WORLD, status);
+    std::_Exit(status);
   }
 
  protected:
@@ -133,17 +145,6 @@ class Mpi final : public Communicator {
 #endif
 
 }  // namespace
-
-int launched_ranks() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
-    const char* const value = std::getenv(name);
-    if (!value) continue;
-    // Slurm sets its variable in batch scripts too; only a task has a rank.
-    if (std::strcmp(name, "SLURM_NTASKS") == 0 && !std::getenv("SLURM_PROCID")) continue;
-    return std::max(1, std::atoi(value));
-  }
-  return 1;
-}
 
 std::unique_ptr<Communicator> make_world_communicator() {
   const int ranks = launched_ranks();

@@ -32,15 +32,79 @@ class HostView {
   Tensor tensor_, host_;
 };
 
-void write_named(Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
-  const HostView view(flat);
-  store.for_each_in(view.host(), [&](const std::string& name, Tensor slice) { file.write(group + "/" + name, slice); });
+constexpr int64_t kSlabBytes = int64_t{16} << 20;
+
+// The shape of an array in the file; `rows`: of this rank.
+Shape whole_shape(const Tensor& rows, const ShardSpec& shards) {
+  return shards ? Shape{shards.num_rows, rows.shape()[1]} : rows.shape();
 }
+
+// A checkpoint that the ranks of a model write together: rank 0 has the file, to which the others send their rows.
+class Writer {
+ public:
+  Writer(const std::string& path, Communicator& ranks)
+      : ranks_(ranks), arena_(Buffer(Device::cpu(), Buffer::Kind::host, 1, "checkpoint")), ctx_(Device::cpu(), arena_) {
+    if (ranks_.rank() == 0) file_.emplace(Hdf5File::create(path));
+  }
+  // Null on the other ranks.
+  Hdf5File* file() { return file_ ? &*file_ : nullptr; }
+
+  void write(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
+    if (shards)
+      write_shards(name, rows, shards);
+    else if (file_)
+      file_->write(name, rows);
+  }
+  void write_named(const std::string& group, const ParameterStore& store, const Tensor& flat) {
+    const HostView view(flat);
+    store.for_each_in(view.host(), [&](const std::string& name, Tensor rows) {
+      write(group + "/" + name, rows, store.shards_of(name));
+    });
+  }
+
+ private:
+  void write_shards(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
+    if (file_) file_->reserve(name, rows.dtype(), whole_shape(rows, shards));
+    const auto range_of = ranks_.all_to_all(
+        std::vector<std::vector<int64_t>>(size_t(ranks_.size()), {shards.rows.begin, shards.rows.end}));
+    const int64_t slab_rows = std::max<int64_t>(1, kSlabBytes / (rows.cols() * size_of(rows.dtype())));
+    Buffer storage;
+    for (int rank = 0; rank < ranks_.size(); ++rank)
+      for (int64_t first = range_of[size_t(rank)][0], end = range_of[size_t(rank)][1]; first < end;) {
+        const int64_t size = std::min(slab_rows, end - first), at = first - shards.rows.begin;
+        const Tensor own = rank == ranks_.rank() ? rows.slice({at, at + size}) : Tensor();
+        if (file_ && rank > 0) {
+          if (!storage.data())
+            storage = Buffer(Device::cpu(), Buffer::Kind::host, slab_rows * rows.cols() * size_of(rows.dtype()),
+                             "checkpoint");
+          const Communicator::Rows received{rank, storage.tensor(rows.dtype(), {size, rows.cols()})};
+          ranks_.exchange(ctx_, {}, {&received, 1});
+          file_->write_rows(name, first, received.rows);
+        } else if (file_) {
+          file_->write_rows(name, first, own);
+        } else if (own) {
+          const Communicator::Rows sent{0, own};
+          ranks_.exchange(ctx_, {&sent, 1}, {});
+        }
+        first += size;
+      }
+  }
+
+  Communicator& ranks_;
+  Arena arena_;
+  Context ctx_;
+  std::optional<Hdf5File> file_;
+};
 
 void read_named(const Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
   const HostView view(flat);
-  store.for_each_in(view.host(),
-                    [&](const std::string& name, Tensor slice) { file.read_into(group + "/" + name, slice); });
+  store.for_each_in(view.host(), [&](const std::string& name, Tensor rows) {
+    const ShardSpec shards = store.shards_of(name);
+    if (!shards)
+      file.read_into(group + "/" + name, rows);
+    else if (shards.rows.size() > 0)
+      file.read_rows(group + "/" + name, shards.rows.begin, rows);
+  });
   view.write_back();
 }
 
@@ -56,9 +120,11 @@ std::vector<std::string> parameter_differences(const Hdf5File& file, const Param
       return;
     }
     const Hdf5File::ArrayInfo info = file.info(path);
-    if (info.dtype != value.dtype() || !(info.shape == value.shape()))
-      found.push_back(fmt::format("parameter {}: {} {} in the checkpoint, {} in the model", name, to_string(info.dtype),
-                                  to_string(info.shape), to_string(value)));
+    const Shape shape = whole_shape(value, store.shards_of(name));
+    if (info.dtype != value.dtype() || !(info.shape == shape))
+      found.push_back(fmt::format("parameter {}: {} {} in the checkpoint, {} {} in the model", name,
+                                  to_string(info.dtype), to_string(info.shape), to_string(value.dtype()),
+                                  to_string(shape)));
   });
   for (const std::string& name : file.list("parameters"))
     if (!known.count(name))
@@ -112,18 +178,21 @@ std::map<int64_t, fs::path> step_checkpoints(const std::string& output) {
 void save_checkpoint(const std::string& path, const StepModel& model, const Optimizer& optimizer,
                      const TrainingState& state) {
   const ParameterStore& store = model.parameters();
-  fs::create_directories(fs::path(path).parent_path());
-  Hdf5File file = Hdf5File::create(path);
-  write_named(file, "parameters", store, store.flat_masters());
-  store.for_each_constant(
-      [&](const std::string& name, Tensor value) { file.write("constants/" + name, HostView(value).host()); });
-  write_named(file, "optimizer/first_moment", store, optimizer.first_moment());
-  write_named(file, "optimizer/second_moment", store, optimizer.second_moment());
-  if (optimizer.averages()) write_named(file, "ema", store, optimizer.average());
-  file.make_group("training");
-  visit_state(state, [&](const char* name, auto value) { file.write_attribute("training", name, value); });
-  write_setup(file, model.setup());
-  file.commit();
+  if (model.ranks().rank() == 0) fs::create_directories(fs::path(path).parent_path());
+  Writer writer(path, model.ranks());
+  writer.write_named("parameters", store, store.flat_masters());
+  store.for_each_constant([&](const std::string& name, Tensor value) {
+    writer.write("constants/" + name, HostView(value).host(), store.shards_of(name));
+  });
+  writer.write_named("optimizer/first_moment", store, optimizer.first_moment());
+  writer.write_named("optimizer/second_moment", store, optimizer.second_moment());
+  if (optimizer.averages()) writer.write_named("ema", store, optimizer.average());
+  Hdf5File* const file = writer.file();
+  if (!file) return;
+  file->make_group("training");
+  visit_state(state, [&](const char* name, auto value) { file->write_attribute("training", name, value); });
+  write_setup(*file, model.setup());
+  file->commit();
 }
 
 TrainingState load_checkpoint(const std::string& path, StepModel& model, Optimizer& optimizer) {

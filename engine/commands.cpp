@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "engine/cell_gather.h"
 #include "engine/checkpoint.h"
 #include "engine/evaluation.h"
 #include "engine/map_image.h"
@@ -29,19 +30,25 @@ ModelSetup setup_to_run(const std::string& path, const RunConfig& config) {
   ModelSetup setup = load_setup(path);
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
+  setup.config.parallel = config.parallel;
   const bool on_gpu =
       config.device == DeviceChoice::cuda || (config.device == DeviceChoice::automatic && why_no_cuda().empty());
   if (setup.config.precision == Precision::bf16 && !on_gpu) setup.config.precision = Precision::f32;
   return setup;
 }
 
+std::string agreed_checkpoint(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks) {
+  check_agreement(ranks, "configuration", resolved_config(config));
+  return ranks.text_of(0, ranks.rank() == 0 ? resolve_checkpoint(checkpoint_or_folder) : std::string());
+}
+
 /// A trained model and the dataset that its initial states come from.
 struct Trained {
-  Trained(const RunConfig& config, const std::string& checkpoint_or_folder)
-      : path(resolve_checkpoint(checkpoint_or_folder)),
+  Trained(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks)
+      : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
         reader(DatasetReader::open(config.data.dataset)),
         setup(setup_to_run(path, config)),
-        model(setup, choose_device(setup.config)) {
+        model(setup, choose_device(setup.config), &ranks) {
     model.parameters().materialise(0);
     load_weights(path, model);
     model.parameters().keep_values_only();
@@ -93,8 +100,8 @@ std::string make_graph(const RunConfig& config) {
   return summary(make_setup(config, reader, GraphCache::keep).graph);
 }
 
-std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint) {
-  const Trained trained(config, checkpoint);
+std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks) {
+  const Trained trained(config, checkpoint, ranks);
   const StepModel& model = trained.model;
   const DatasetReader& reader = trained.reader;
   const ForecastConfig& settings = config.forecast;
@@ -141,38 +148,48 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
   for (const ForecastFormat format : settings.formats) {
     const fs::path path =
         fs::path(config.output) / (settings.output + (format == ForecastFormat::netcdf ? ".nc" : ".zarr"));
-    fs::create_directories(path.parent_path());
     paths.push_back(path.string());
+    if (ranks.rank() > 0) continue;
+    fs::create_directories(path.parent_path());
     writers.emplace_back(paths.back(), layout);
   }
 
   Forecaster forecaster(model, reader);
-  Progress progress("forecast", int64_t(starts.size()) * settings.lead_steps, "steps");
-  std::vector<float> chosen(columns.size() * size_t(model.num_cells()));
+  CellGather gather(model);
+  std::optional<Progress> progress;
+  if (ranks.rank() == 0) progress.emplace("forecast", int64_t(starts.size()) * settings.lead_steps, "steps");
   for (size_t s = 0; s < starts.size(); ++s)
     forecaster.run(starts[s], settings.lead_steps, [&](int64_t lead, int64_t, std::span<const float> fields) {
-      for (size_t k = 0; k < columns.size(); ++k)
-        std::copy_n(fields.data() + columns[k] * model.num_cells(), model.num_cells(),
-                    chosen.data() + k * size_t(model.num_cells()));
-      for (ForecastWriter& writer : writers) writer.write(int64_t(s), lead, chosen.data());
-      progress.advance(1);
+      for (size_t k = 0; k < columns.size(); ++k) {
+        const size_t size = size_t(model.num_cells());
+        const std::span<const float> field = gather(fields.subspan(size_t(columns[k]) * size, size));
+        for (ForecastWriter& writer : writers) writer.write_field(int64_t(s), lead, int64_t(k), field.data());
+      }
+      if (progress) progress->advance(1);
     });
   for (ForecastWriter& writer : writers) writer.close();
-  progress.finish();
+  ranks.barrier();  // the files are whole
+  if (progress) progress->finish();
   return paths;
 }
 
-std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint) {
-  const Trained trained(config, checkpoint);
+std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint,
+                                           Communicator& ranks) {
+  const Trained trained(config, checkpoint, ranks);
   const StepModel& model = trained.model;
   const DatasetReader& reader = trained.reader;
   std::optional<Progress> progress;
   int64_t reported = 0;
   const Evaluation evaluation = evaluate(model, reader, config.evaluation, [&](int64_t done, int64_t total) {
+    if (ranks.rank() > 0) return;
     if (!progress) progress.emplace("evaluate", total, "forecasts");
     progress->advance(done - std::exchange(reported, done));
   });
   if (progress) progress->finish();
+  if (ranks.rank() > 0) {
+    ranks.barrier();  // the files are whole
+    return evaluation.scores;
+  }
 
   const fs::path folder = config.output, map_folder = folder / "maps";
   fs::create_directories(map_folder);
@@ -198,13 +215,14 @@ std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::s
   report.facts = {
       {"checkpoint", trained.path},
       {"parameters", fmt::format("{}", model.parameters().num_parameters())},
-      {"data nodes", fmt::format("{}", model.num_cells())},
-      {"hidden nodes", fmt::format("{}", model.network().num_hidden_nodes())},
+      {"data nodes", fmt::format("{}", model.setup().num_cells())},
+      {"hidden nodes", fmt::format("{}", model.setup().graph.node_set(kHiddenNodes).size())},
       {"network", fmt::format("{} channels, {} heads, {} {} layers", network.num_channels, network.num_heads,
                               network.processor.num_layers, to_string(network.processor.kind))},
       {"verified on", date(evaluation.targets.begin) + " to " + date(evaluation.targets.end - 1)},
       {"baselines from", date(evaluation.climatology.begin) + " to " + date(evaluation.climatology.end - 1)}};
   write_report((folder / "report.html").string(), report);
+  ranks.barrier();
   return evaluation.scores;
 }
 

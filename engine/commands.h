@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "comm/communicator.h"
 #include "engine/config.h"
 #include "engine/metrics.h"
 
@@ -13,12 +14,15 @@ namespace boreas {
 std::string make_graph(const RunConfig& config);
 
 /// Makes the forecasts of config.forecast with a checkpoint (a file, or an output folder: its best, else its latest),
-/// and writes them in every format asked for. Returns the paths written.
-std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint);
+/// and writes them in every format asked for. Returns the paths written. All `ranks` share the model and call this
+/// together; rank 0 writes, a field at a time.
+std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint,
+                                        Communicator& ranks = *ProcessGrid::one_rank().world);
 
 /// Scores the forecasts of config.evaluation, and writes evaluation.json, maps/*.png and report.html into the output
-/// folder. Returns the scores.
-std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint);
+/// folder. Returns the scores. All `ranks` share the model and call this together; rank 0 writes.
+std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint,
+                                           Communicator& ranks = *ProcessGrid::one_rank().world);
 
 /// Makes a checkpoint of step 0 in the output folder from weights under their reference names (HDF5 or safetensors),
 /// from which training and forecasts start. Returns a summary.

@@ -68,6 +68,7 @@ void validate(const RunConfig& config) {
   check_at_least(training.checkpoint.every_steps, 0, "training.checkpoint.every_steps");
   check_at_least(training.checkpoint.keep, 1, "training.checkpoint.keep");
   check_at_least(training.seed, 0, "training.seed");
+  check_at_least(config.parallel.model_ranks, 0, "parallel.model_ranks");
   if (!config.memory.budget.empty()) parse_bytes(config.memory.budget, "memory.budget");
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/row_exchange.h"
 #include "engine/forecast_config.h"
 #include "io/dataset_reader.h"
 #include "kernels/core/fields.h"
@@ -146,7 +147,8 @@ struct TrainingConfig {
     visit("max_steps", max_steps, "updates", "length of the training; 0: until max_epochs");
     visit("max_epochs", max_epochs, "epochs", "length of the training; 0: until max_steps");
     visit("batch_size", batch_size, "samples", "samples that pass through the model together");
-    visit("micro_steps", micro_steps, "batches", "batches whose gradients are averaged for one update");
+    visit("micro_steps", micro_steps, "batches",
+          "batches whose gradients are averaged for one update; of each group of ranks, see parallel");
     visit("rollout", rollout, "", "how many model steps are trained through");
     visit("learning_rate", learning_rate, "", "its schedule");
     visit("optimizer", optimizer, "", "AdamW");
@@ -166,8 +168,20 @@ struct MemoryConfig {
   std::string budget;
   void fields(auto&& visit) {
     visit("budget", budget, "",
-          "memory to stay within, such as 8GiB; model.recompute and the numbers of chunks are then "
+          "memory of each rank to stay within, such as 8GiB; model.recompute and the numbers of chunks are then "
           "raised until the plan fits; empty: use them as they are");
+  }
+};
+
+/// How the ranks that mpirun or srun started work together. Nothing that is computed depends on it but by rounding.
+struct ParallelConfig {
+  int64_t model_ranks = 0;
+  ExchangeKind exchange = ExchangeKind::halo;
+  void fields(auto&& visit) {
+    visit("model_ranks", model_ranks, "ranks",
+          "ranks that share a sample; groups of so many train on different samples; 0: all ranks share one");
+    visit("exchange", exchange, "",
+          "how ranks that share a sample get rows of others: halo sends those that are needed, allgather all");
   }
 };
 
@@ -197,12 +211,14 @@ struct RunConfig {
   ModelConfig model;
   TrainingConfig training;
   MemoryConfig memory;
+  ParallelConfig parallel;
   ForecastConfig forecast;
   EvaluationConfig evaluation;
 
   void fields(auto&& visit) {
     visit("output", output, "path", "folder for checkpoints, metrics, forecasts and reports");
-    visit("device", device, "", "where to compute: auto (a GPU if there is one, else the CPU), cpu or cuda");
+    visit("device", device, "",
+          "where to compute: auto (a GPU if there is one, else the CPU; several ranks: the CPU), cpu or cuda");
     visit(
         "precision", precision, "",
         "type of weights and activations: f32, bf16 (GPU only; sums, master weights and optimizer state stay f32), f64 "
@@ -214,6 +230,7 @@ struct RunConfig {
     visit("model", model, "", "the network");
     visit("training", training, "", "how it is trained");
     visit("memory", memory, "", "how much memory a run may take");
+    visit("parallel", parallel, "", "several ranks");
     visit("forecast", forecast, "", "`boreas forecast`");
     visit("evaluation", evaluation, "", "`boreas evaluate`");
   }

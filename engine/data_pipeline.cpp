@@ -28,6 +28,14 @@ std::vector<int64_t> shuffled_order(int64_t n, uint64_t seed, int64_t epoch) {
   return order;
 }
 
+namespace {
+
+Range cells_of(const SamplingOptions& options, int64_t num_cells) {
+  return options.share.cells.size() > 0 ? options.share.cells : Range{0, num_cells};
+}
+
+}  // namespace
+
 BatchTransfer::BatchTransfer(Device device, int64_t batch_bytes)
     : arriving_(Buffer::on(device, batch_bytes, "staging")),
       batch_(Buffer::on(device, batch_bytes, "batch")),
@@ -49,7 +57,7 @@ Tensor BatchTransfer::send(Context& ctx, const Tensor& host) {
 int64_t DataPipeline::batch_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
                                   int64_t num_members) {
   return options.batch_size * window_length(setup.config.data, options.max_rollout) * num_variables * num_members *
-         setup.num_cells() * size_of(DType::f32);
+         cells_of(options, setup.num_cells()).size() * size_of(DType::f32);
 }
 
 int64_t DataPipeline::staging_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
@@ -83,8 +91,10 @@ const std::vector<int64_t>& DataPipeline::anchors(int64_t rollout) const {
 int64_t DataPipeline::num_samples(int64_t rollout) const { return int64_t(anchors(rollout).size()); }
 
 int64_t DataPipeline::num_batches(int64_t rollout) const {
-  const int64_t samples = num_samples(rollout);
-  return options_.drop_last ? samples / options_.batch_size : (samples + options_.batch_size - 1) / options_.batch_size;
+  const int64_t samples = num_samples(rollout), groups = options_.share.num_groups;
+  if (options_.drop_last) return samples / options_.batch_size / groups;
+  const int64_t all = (samples + options_.batch_size - 1) / options_.batch_size;
+  return (all + groups - 1 - options_.share.group) / groups;
 }
 
 std::vector<int64_t> DataPipeline::order(int64_t epoch, int64_t rollout) const {
@@ -126,7 +136,7 @@ void DataPipeline::read_epochs(int64_t epoch, int64_t first_batch,
     const int64_t num = num_batches(rollout) / options_.micro_steps * options_.micro_steps;
     going_on = num > 0;
     for (int64_t i = first_batch; i < num && going_on; ++i) {
-      const int64_t first = i * options_.batch_size;
+      const int64_t first = (i * options_.share.num_groups + options_.share.group) * options_.batch_size;
       const int64_t size = std::min(options_.batch_size, int64_t(samples.size()) - first);
       going_on = read_next(std::span(samples).subspan(size_t(first), size_t(size)), rollout);
     }
@@ -159,10 +169,11 @@ void DataPipeline::read_batch(std::span<const int64_t> samples, int64_t rollout,
   BOREAS_CHECK(rollout <= options_.max_rollout, internal, "a rollout of {} was asked of a pipeline made for {}",
                rollout, options_.max_rollout);
   const int64_t num_times = window_length(data_, rollout), num_variables = reader_.num_variables();
-  const int64_t num_cells = reader_.num_cells(), num_members = reader_.num_members();
+  const int64_t num_members = reader_.num_members();
+  const Range cells = cells_of(options_, reader_.num_cells());
   const int64_t slot_bytes = staging_.bytes() / int64_t(slots_.size());
   slot.fields =
-      staging_.tensor(DType::f32, {int64_t(samples.size()), num_times, num_variables, num_members * num_cells},
+      staging_.tensor(DType::f32, {int64_t(samples.size()), num_times, num_variables, num_members * cells.size()},
                       (&slot - slots_.data()) * slot_bytes);
   const FieldWindow window{slot.fields, num_members};
   for (size_t sample = 0; sample < samples.size(); ++sample) {
@@ -170,7 +181,7 @@ void DataPipeline::read_batch(std::span<const int64_t> samples, int64_t rollout,
       const int64_t index = samples[sample] - (data_.num_input_steps - 1) + time;
       const FieldUse use = time < data_.num_input_steps ? FieldUse::input : FieldUse::target;
       const int64_t item = int64_t(sample) * num_members;
-      reader_.read(index, {0, num_cells}, window.at(item, time).as<float>());
+      reader_.read(index, cells, window.at(item, time).as<float>());
       for (int64_t member = 0; member < num_members; ++member) {
         const Tensor fields = window.at(item + member, time);
         preprocess_.check_finite(fields,

@@ -21,6 +21,12 @@ std::vector<int64_t> sample_anchors(const DatasetReader& reader, const DataConfi
 /// A permutation of 0 .. n-1 that depends on (seed, epoch) only, not on threads, ranks or what was drawn before.
 std::vector<int64_t> shuffled_order(int64_t n, uint64_t seed, int64_t epoch);
 
+/// What a rank reads of all batches.
+struct SampleShare {
+  Range cells = {};                   ///< of the dataset; empty: all
+  int64_t group = 0, num_groups = 1;  ///< batch i is for group i % num_groups
+};
+
 struct SamplingOptions {
   Range dates;  ///< indices of the reader
   int64_t batch_size = 1;
@@ -30,6 +36,7 @@ struct SamplingOptions {
   int64_t max_samples = 0;  ///< evenly spread; 0: all
   bool drop_last = true;    ///< leave out the samples that do not fill a batch
   int64_t micro_steps = 1;  ///< leave out the batches at the end of an epoch that are not so many
+  SampleShare share = {};
 };
 
 /// The way of batches to a GPU: from pinned memory to a first buffer while the device computes, on a stream of its own,
@@ -66,7 +73,7 @@ class DataPipeline {
   DataPipeline(const DataPipeline&) = delete;
 
   int64_t num_samples(int64_t rollout) const;
-  int64_t num_batches(int64_t rollout) const;
+  int64_t num_batches(int64_t rollout) const;  ///< of this group
   /// Begins to read from batch `first_batch` of that epoch on, and goes on with the epochs that follow, each with its
   /// rollout, until that is 0.
   void start(int64_t epoch, int64_t first_batch, std::function<int64_t(int64_t epoch)> rollout_of_epoch);

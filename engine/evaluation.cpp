@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/cell_gather.h"
+
 namespace boreas {
 
 namespace {
@@ -40,20 +42,28 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const E
       format_date(dates[result.targets.begin]), format_date(dates[result.targets.end - 1]));
 
   const std::vector<int64_t> variables = output_variables(model, reader);
-  const Range cells{0, reader.num_cells()};
-  const Baselines baselines(reader, variables, result.climatology, config.climatology, config.lead_steps, cells);
+  const Range cells = model.cells();
+  const Baselines baselines(reader, variables, result.climatology, config.climatology, config.lead_steps, cells,
+                            &model.ranks());
   std::vector<std::string> names, units;
   for (const int64_t variable : variables) {
     names.push_back(reader.variables()[variable]);
     units.push_back(reader.units(variable));
   }
-  ScoreBoard board(names, units, cosine_latitude_weights(reader.latitudes()), config.lead_steps, baselines);
+  const std::vector<double> weights = cosine_latitude_weights(reader.latitudes());
+  ScoreBoard board(names, units, {weights.begin() + cells.begin, weights.begin() + cells.end}, config.lead_steps,
+                   baselines, &model.ranks());
 
   Forecaster forecaster(model, reader);
-  const int64_t num_inputs = model.setup().config.data.num_input_steps, field_size = reader.num_cells();
+  const int64_t num_inputs = model.setup().config.data.num_input_steps, field_size = cells.size();
   std::vector<float> initial(variables.size() * field_size), truth(initial.size());
   const auto field = [&](const float* fields, size_t v) {
     return std::span<const float>(fields + v * field_size, size_t(field_size));
+  };
+  CellGather gather(model);
+  const auto whole = [&](std::span<const float> own) {
+    const std::span<const float> all = gather(own);
+    return std::vector<float>(all.begin(), all.end());
   };
   int64_t num_verified = 0;
   const int64_t first_start = std::max<int64_t>(0, result.targets.begin - config.lead_steps);
@@ -72,8 +82,9 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const E
         board.add(int64_t(v), lead, dates[start], valid_date, field(fields.data(), v), field(truth.data(), v),
                   field(initial.data(), v));
         if (lead == 1 && target < result.targets.begin + config.num_map_dates) {
-          const auto f = field(fields.data(), v), t = field(truth.data(), v);
-          result.maps.push_back({names[v], units[v], lead, valid_date, {f.begin(), f.end()}, {t.begin(), t.end()}});
+          Evaluation::Map map{
+              names[v], units[v], lead, valid_date, whole(field(fields.data(), v)), whole(field(truth.data(), v))};
+          if (model.ranks().rank() == 0) result.maps.push_back(std::move(map));
         }
       }
     });

@@ -15,17 +15,18 @@ struct Evaluation {
   struct Map {
     std::string variable, units;
     int64_t lead_steps = 0, valid_date = 0;
-    std::vector<float> forecast, truth;
+    std::vector<float> forecast, truth;  ///< of all cells
   };
   std::vector<ForecastScore> scores;
-  std::vector<Map> maps;  ///< by date, then variable: lead 1 on the first dates that are verified
+  std::vector<Map> maps;  ///< by date, then variable: lead 1 on the first dates that are verified; rank 0 has them
   Range targets;          ///< date indices that were verified, the same at every lead time
   Range climatology;      ///< date indices that the baselines were computed from
 };
 
 /// Forecasts to every verification date at lead 1 .. lead_steps: a lead of L starts L steps before its target, so all
 /// lead times are verified on the same dates. Dates whose truth or initial state the dataset lacks are left out. Throws
-/// config if no date is left, or if the climatology period overlaps the verification dates.
+/// config if no date is left, or if the climatology period overlaps the verification dates. All ranks of the model call
+/// this together, and get the same scores.
 Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const EvaluationConfig& config,
                     const std::function<void(int64_t done, int64_t total)>& progress = {});
 

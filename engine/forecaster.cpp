@@ -56,7 +56,8 @@ struct Forecaster::Impl {
 
   const StepModel& model;
   const DatasetReader& reader;
-  std::vector<int64_t> column_of;  // by variable of the model: in the reader; -1: computed from its formula
+  std::vector<double> latitudes, longitudes;  // of this rank's cells
+  std::vector<int64_t> column_of;             // by variable of the model: in the reader; -1: computed from its formula
   Buffer staging_memory, device_memory;
   Staging staging, on_device;  // the same memory on the CPU
   Event uploaded, done;
@@ -90,9 +91,15 @@ Forecaster::Impl::Impl(const StepModel& model_in, const DatasetReader& reader_in
       arena(Buffer::on(model.device(), plan(model, model.device()).bytes, "arena")),
       ctx(model.device(), arena),
       replay(model.setup().config.cuda_graphs) {
-  BOREAS_CHECK(reader.num_cells() == model.num_cells(), config,
+  BOREAS_CHECK(reader.num_cells() == setup().num_cells(), config,
                "dataset {} has {} cells but the model was trained on {}: use a dataset of the same grid", reader.name(),
-               reader.num_cells(), model.num_cells());
+               reader.num_cells(), setup().num_cells());
+  const Range cells = model.cells();
+  const auto own = [&](const std::vector<double>& all) {
+    return std::vector<double>(all.begin() + cells.begin, all.begin() + cells.end);
+  };
+  latitudes = own(setup().latitudes);
+  longitudes = own(setup().longitudes);
   for (size_t c = 0; c < setup().latitudes.size(); ++c) {
     const double latitude = reader.latitudes()[c], longitude = reader.longitudes()[c];
     BOREAS_CHECK(std::abs(latitude - setup().latitudes[c]) < kSamePlace &&
@@ -132,8 +139,7 @@ void Forecaster::Impl::read(const Tensor& fields, int64_t date, bool forcings_on
     float* const out = fields.row<float>(v);
     // The dates of a forecast may lie beyond the dataset's, so there a formula comes before what is stored.
     if (column_of[v] < 0 || (forcings_only && is_computed_forcing(variables.name(v)))) {
-      compute_forcing(variables.name(v), date, setup().latitudes, setup().longitudes,
-                      std::span<float>(out, size_t(fields.cols())));
+      compute_forcing(variables.name(v), date, latitudes, longitudes, std::span<float>(out, size_t(fields.cols())));
       continue;
     }
     const auto index = reader.index_of_date(date);
@@ -141,7 +147,7 @@ void Forecaster::Impl::read(const Tensor& fields, int64_t date, bool forcings_on
                  "the forecast needs {} on {}, which {} {}; it holds {} to {}, step {}", variables.name(v),
                  format_date(date), reader.name(), index ? "marks as missing" : "does not hold",
                  format_date(reader.dates().front()), format_date(reader.dates().back()), format_step(reader.step()));
-    reader.read(*index, {column_of[v]}, {0, fields.cols()}, out);
+    reader.read(*index, {column_of[v]}, model.cells(), out);
   }
   model.preprocess().check_finite(fields, format_date(date));
   if (!forcings_only) nan_mask = model.preprocess().nan_mask(fields);  // before copies fill it; the latest date counts

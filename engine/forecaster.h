@@ -16,6 +16,8 @@ namespace boreas {
 /// computed forcings from their formulae at the valid dates, constant forcings keep their initial values, and other
 /// forcings are read from the dataset at the valid dates: an error where it ends, since they cannot be invented.
 /// All memory is taken at construction.
+///
+/// Of a model over several ranks each reads, computes and delivers its own cells; all of them run the same forecasts.
 class Forecaster {
  public:
   /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step, and
@@ -23,7 +25,8 @@ class Forecaster {
   Forecaster(const StepModel& model, const DatasetReader& reader);
   ~Forecaster();
 
-  /// Outputs in their units, f32 [V_o][cells], in the order of the model's output variables; valid during the call.
+  /// Outputs in their units, f32 [V_o][cells of this rank], in the order of the model's output variables; valid during
+  /// the call.
   using Sink = std::function<void(int64_t lead_steps, int64_t valid_date, std::span<const float> fields)>;
 
   /// Calls `sink` for lead_steps states. Throws invalid_argument for a start date whose inputs the dataset lacks, and

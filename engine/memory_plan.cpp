@@ -48,12 +48,12 @@ std::string MemoryReport::table() const {
   return text;
 }
 
-MemoryReport plan_memory(const ModelSetup& setup, Device run_device) {
+MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const ProcessGrid& ranks) {
   const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
   const auto bytes_now = [&] { return device.is_cuda() ? live_device_bytes() : live_bytes(); };
   const RunConfig& config = setup.config;
   const int64_t num_variables = setup.variables.size(), before = bytes_now();
-  TrainingStep step(setup, device);
+  TrainingStep step(setup, device, ranks);
   const int64_t graph_bytes = bytes_now() - before;
   const ParameterStore& store = step.model().parameters();
 
@@ -70,9 +70,9 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device) {
     staging += DataPipeline::staging_bytes(setup, options, num_variables, 1);
     batch = std::max(batch, DataPipeline::batch_bytes(setup, options, num_variables, 1));
   };
-  add_pipeline(training_sampling(config, {}));
+  add_pipeline(training_sampling(config, {}, step.share()));
   if (!config.data.validation.start.empty() || !config.data.validation.end.empty())
-    add_pipeline(validation_sampling(config, {}));
+    add_pipeline(validation_sampling(config, {}, step.share()));
 
   const std::vector<MemoryReport::Line> weights = {
       {"parameters", store.value_bytes(), ""},
@@ -105,7 +105,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device) {
   return report;
 }
 
-RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
+RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGrid& ranks) {
   const std::string& given = setup.config.memory.budget;
   const bool by_free = given.empty() && device.is_cuda() && !device.is_planned();
   if (given.empty() && !by_free) return setup.config;
@@ -121,8 +121,9 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device) {
       model.recompute = recompute;
       model.encoder.num_chunks = std::max(chunks, setup.config.model.encoder.num_chunks);
       model.decoder.num_chunks = std::max(chunks, setup.config.model.decoder.num_chunks);
-      report = plan_memory(candidate, device);
-      if (report.training_bytes() + report.context_bytes <= budget) return candidate.config;
+      report = plan_memory(candidate, device, ranks);
+      const bool fits = report.training_bytes() + report.context_bytes <= budget;
+      if (!ranks.world->any(!fits)) return candidate.config;
     }
   }
   std::vector<MemoryReport::Line> largest = report.training;
@@ -164,7 +165,7 @@ Device choose_device(const RunConfig& config, Purpose purpose) {
   return Device::planned_cuda();
 }
 
-SamplingOptions training_sampling(const RunConfig& config, Range dates) {
+SamplingOptions training_sampling(const RunConfig& config, Range dates, const SampleShare& share) {
   return {.dates = dates,
           .batch_size = config.training.batch_size,
           .max_rollout = config.training.rollout.maximum,
@@ -172,17 +173,20 @@ SamplingOptions training_sampling(const RunConfig& config, Range dates) {
           .seed = uint64_t(config.training.seed),
           .max_samples = 0,
           .drop_last = true,
-          .micro_steps = config.training.micro_steps};
+          .micro_steps = config.training.micro_steps,
+          .share = share};
 }
 
-SamplingOptions validation_sampling(const RunConfig& config, Range dates) {
+SamplingOptions validation_sampling(const RunConfig& config, Range dates, const SampleShare& share) {
   return {.dates = dates,
           .batch_size = config.training.batch_size,
           .max_rollout = config.training.validation.rollout,
           .shuffle = false,
           .seed = 0,
           .max_samples = config.training.validation.max_samples,
-          .drop_last = false};
+          .drop_last = false,
+          .micro_steps = 1,
+          .share = share};
 }
 
 }  // namespace boreas

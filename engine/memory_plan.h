@@ -32,8 +32,9 @@ struct MemoryReport {
   static int64_t total(const std::vector<Line>& lines);
 };
 
-/// Dry run of a training step (all rollout steps, chunks, micro-steps, one validation) and of a forecast step.
-MemoryReport plan_memory(const ModelSetup& setup, Device device);
+/// Dry run of a training step (all rollout steps, chunks, micro-steps, one validation) and of a forecast step, as this
+/// rank makes them. Collective.
+MemoryReport plan_memory(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
 
 /// The same from a configuration: opens the dataset for its metadata only, builds the graph, obeys memory.budget.
 MemoryReport plan(const RunConfig& config);
@@ -41,8 +42,9 @@ MemoryReport plan(const RunConfig& config);
 /// To fit memory.budget, on a GPU by default what is free there: tries settings from fastest to smallest, recompute
 /// none, mappers, block with 1, 2, .. 16 chunks each, then step with 1, 2, 4, .. chunks, never below what the config
 /// asks for, and returns the config with the first whose training fits. On the CPU without a budget: the config as it
-/// is. Throws out_of_memory naming the largest consumers if nothing fits.
-RunConfig fit_to_budget(const ModelSetup& setup, Device device);
+/// is. With several ranks it must fit on each. Collective. Throws out_of_memory naming the largest consumers if nothing
+/// fits.
+RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
 
 enum class Purpose : uint8_t { run, plan };
 /// The device of a configuration; auto: a GPU if one can be used and the precision is not f64, else the CPU. To plan
@@ -51,7 +53,7 @@ enum class Purpose : uint8_t { run, plan };
 Device choose_device(const RunConfig& config, Purpose purpose = Purpose::run);
 
 /// What a training and a validation pipeline are made with.
-SamplingOptions training_sampling(const RunConfig& config, Range dates);
-SamplingOptions validation_sampling(const RunConfig& config, Range dates);
+SamplingOptions training_sampling(const RunConfig& config, Range dates, const SampleShare& share = {});
+SamplingOptions validation_sampling(const RunConfig& config, Range dates, const SampleShare& share = {});
 
 }  // namespace boreas

@@ -12,6 +12,7 @@ namespace boreas {
 namespace {
 constexpr double kRadians = 3.14159265358979323846 / 180;
 constexpr int64_t kDay = 86400;
+constexpr size_t kMostUnsettled = 4096;
 }  // namespace
 
 std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_degrees) {
@@ -29,7 +30,7 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
 }
 
 Baselines::Baselines(const DatasetReader& reader, const std::vector<int64_t>& variables, Range period,
-                     ClimatologyBins bins, int64_t max_lead, Range cells)
+                     ClimatologyBins bins, int64_t max_lead, Range cells, Communicator* ranks)
     : max_lead_(max_lead), num_cells_(cells.size()), num_variables_(int64_t(variables.size())) {
   BOREAS_CHECK(reader.num_members() == 1, unsupported,
                "{} has {} members; forecasts are verified against datasets of one member", reader.name(),
@@ -90,6 +91,8 @@ Baselines::Baselines(const DatasetReader& reader, const std::vector<int64_t>& va
     recent.push_front(std::move(anomaly));
     if (int64_t(recent.size()) > max_lead) recent.pop_back();
   }
+  if (ranks) ranks->sum_values(products);
+  if (ranks) ranks->sum_values(squares);
   alpha_.resize(products.size());
   for (size_t i = 0; i < alpha_.size(); ++i) alpha_[i] = squares[i] > 0 ? products[i] / squares[i] : 0;
 }
@@ -114,12 +117,13 @@ double ForecastScore::skill() const {
 }
 
 ScoreBoard::ScoreBoard(std::vector<std::string> names, std::vector<std::string> units, std::vector<double> cell_weights,
-                       int64_t max_lead, const Baselines& baselines)
+                       int64_t max_lead, const Baselines& baselines, Communicator* ranks)
     : names_(std::move(names)),
       units_(std::move(units)),
       weights_(std::move(cell_weights)),
       max_lead_(max_lead),
       baselines_(baselines),
+      ranks_(ranks),
       sums_(names_.size() * size_t(max_lead)) {}
 
 void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_date, std::span<const float> forecast,
@@ -131,11 +135,11 @@ void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_
   const std::span<const float> climatology = baselines_.climatology(valid_date, v);
   const std::span<const float> climatology_at_start = baselines_.climatology(start_date, v);
   const double alpha = baselines_.alpha(v, lead);
-  double total = 0, square = 0, error = 0, persistence = 0, climate = 0, damped = 0, fa = 0, ff = 0, aa = 0;
+  double weight = 0, square = 0, error = 0, persistence = 0, climate = 0, damped = 0, fa = 0, ff = 0, aa = 0;
   for (size_t c = 0; c < n; ++c) {
     const double w = weights_[c], x = truth[c], mean = climatology[c];
     if (std::isnan(x + mean + initial[c] + climatology_at_start[c])) continue;
-    total += w;
+    weight += w;
     const double e = forecast[c] - x, f = forecast[c] - mean, a = x - mean;
     const double ep = initial[c] - x, ed = mean + alpha * (double(initial[c]) - climatology_at_start[c]) - x;
     square += w * e * e;
@@ -147,19 +151,34 @@ void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_
     ff += w * f * f;
     aa += w * a * a;
   }
-  if (total == 0) return;
-  Sums& sums = sums_[v * max_lead_ + lead - 1];
-  ++sums.count;
-  sums.seconds += double(valid_date - start_date);
-  sums.square += square / total;
-  sums.error += error / total;
-  sums.persistence += persistence / total;
-  sums.climatology += climate / total;
-  sums.damped += damped / total;
-  sums.correlation += ff > 0 && aa > 0 ? fa / std::sqrt(ff * aa) : 0;
+  unsettled_.push_back({v, lead, valid_date - start_date});
+  unsettled_sums_.insert(unsettled_sums_.end(), {weight, square, error, persistence, climate, damped, fa, ff, aa});
+  if (unsettled_.size() >= kMostUnsettled) settle();
 }
 
-std::vector<ForecastScore> ScoreBoard::scores() const {
+void ScoreBoard::settle() {
+  if (ranks_) ranks_->sum_values(unsettled_sums_);
+  for (size_t i = 0; i < unsettled_.size(); ++i) {
+    const Verification& verification = unsettled_[i];
+    const double* const of_this = unsettled_sums_.data() + i * kNumSums;
+    const double weight = of_this[0], fa = of_this[6], ff = of_this[7], aa = of_this[8];
+    if (weight == 0) continue;
+    Sums& sums = sums_[verification.v * max_lead_ + verification.lead - 1];
+    ++sums.count;
+    sums.seconds += double(verification.seconds);
+    sums.square += of_this[1] / weight;
+    sums.error += of_this[2] / weight;
+    sums.persistence += of_this[3] / weight;
+    sums.climatology += of_this[4] / weight;
+    sums.damped += of_this[5] / weight;
+    sums.correlation += ff > 0 && aa > 0 ? fa / std::sqrt(ff * aa) : 0;
+  }
+  unsettled_.clear();
+  unsettled_sums_.clear();
+}
+
+std::vector<ForecastScore> ScoreBoard::scores() {
+  settle();
   std::vector<ForecastScore> scores;
   for (size_t v = 0; v < names_.size(); ++v)
     for (int64_t lead = 1; lead <= max_lead_; ++lead) {

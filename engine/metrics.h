@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "engine/forecast_config.h"
 #include "io/dataset_reader.h"
 
@@ -27,10 +28,11 @@ std::vector<double> cosine_latitude_weights(std::span<const double> latitudes_de
 /// climatology in it. Memory: bins x variables x cells floats.
 class Baselines {
  public:
-  /// `variables` are indices of the reader; `period` is a range of date indices; `cells` a shard. Throws unsupported if
-  /// the dataset has several members.
+  /// `variables` are indices of the reader; `period` is a range of date indices; `cells` a shard. The damping is that
+  /// of the cells of all `ranks`, if given, which then call this together. Throws unsupported if the dataset has
+  /// several members.
   Baselines(const DatasetReader& reader, const std::vector<int64_t>& variables, Range period, ClimatologyBins bins,
-            int64_t max_lead, Range cells);
+            int64_t max_lead, Range cells, Communicator* ranks = nullptr);
 
   /// Climatology of variable v (a position in `variables`) on a date; throws config if its bin had no date in the
   /// period.
@@ -65,10 +67,13 @@ struct ForecastScore {
 };
 
 /// Sums what scores need, forecast by forecast, in the order of the calls; fields are not kept.
+///
+/// With `ranks` each has some of the cells, and all make the same calls; what each has summed is put together now and
+/// then, in rank order.
 class ScoreBoard {
  public:
   ScoreBoard(std::vector<std::string> names, std::vector<std::string> units, std::vector<double> cell_weights,
-             int64_t max_lead, const Baselines& baselines);
+             int64_t max_lead, const Baselines& baselines, Communicator* ranks = nullptr);
 
   /// One verification: variable v at `lead` steps and `valid_date`; all three fields cover the same cells. Cells where
   /// the truth, the initial state or the climatology is NaN have no weight.
@@ -76,9 +81,16 @@ class ScoreBoard {
            std::span<const float> truth, std::span<const float> initial);
 
   /// By variable, then lead; leads that were never added are left out.
-  std::vector<ForecastScore> scores() const;
+  std::vector<ForecastScore> scores();
 
  private:
+  /// One call of add, whose sums over the cells of this rank wait for those of the others.
+  struct Verification {
+    int64_t v, lead, seconds;
+  };
+  static constexpr size_t kNumSums = 9;
+  void settle();
+
   struct Sums {
     int64_t count = 0;
     double seconds = 0, square = 0, error = 0, correlation = 0, persistence = 0, climatology = 0, damped = 0;
@@ -87,7 +99,10 @@ class ScoreBoard {
   std::vector<double> weights_;
   int64_t max_lead_;
   const Baselines& baselines_;
-  std::vector<Sums> sums_;  // [variable][lead - 1]
+  Communicator* ranks_;
+  std::vector<Verification> unsettled_;
+  std::vector<double> unsettled_sums_;  // [unsettled][kNumSums]
+  std::vector<Sums> sums_;              // [variable][lead - 1]
 };
 
 /// The table that the command line prints.

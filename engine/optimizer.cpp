@@ -30,8 +30,8 @@ std::vector<double> host_values(Context& ctx, const Tensor& tensor) {
   return values;
 }
 
-Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters)
-    : config_(config), parameters_(parameters) {
+Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters, Communicator& ranks)
+    : config_(config), parameters_(parameters), ranks_(ranks) {
   const Tensor unmapped(nullptr, parameters.master_dtype(), {parameters.flat_size()}, parameters.device());
   first_moment_ = second_moment_ = unmapped;
   if (averages()) average_ = unmapped;
@@ -65,7 +65,14 @@ std::array<double, Optimizer::kControlSize> Optimizer::control_values(int64_t st
 
 void Optimizer::update(Context& ctx, const Control& control) {
   const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters();
-  run(ctx, SumOfSquares{.x = gradients, .out = control.sum_of_squares});
+  run(ctx, SumOfSquares{.x = gradients.columns(parameters_.replicated()), .out = control.sum_of_squares});
+  if (ranks_.size() > 1) {
+    const Scope scope(ctx);
+    const Tensor sharded = ctx.alloc(Keep::scratch, DType::f64, {1});
+    run(ctx, SumOfSquares{.x = gradients.columns(parameters_.sharded()), .out = sharded});
+    ranks_.all_reduce(ctx, sharded);
+    run(ctx, Add{.a = control.sum_of_squares, .b = sharded, .y = control.sum_of_squares});
+  }
   run(ctx, ClipScale{.sum_of_squares = control.sum_of_squares,
                      .max_norm = config_.clip.kind == ClipKind::norm ? config_.clip.limit : 0,
                      .control = control.values});

@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 
+#include "comm/communicator.h"
 #include "engine/config.h"
 #include "kernels/core/context.h"
 #include "models/parameters.h"
@@ -21,7 +22,9 @@ std::vector<double> host_values(Context& ctx, const Tensor& tensor);
 /// trains. Like the store it can plan before it has memory.
 class Optimizer {
  public:
-  Optimizer(const TrainingConfig& config, ParameterStore& parameters);
+  /// `ranks` hold the shards of the parameters, and must outlive this.
+  Optimizer(const TrainingConfig& config, ParameterStore& parameters,
+            Communicator& ranks = *ProcessGrid::one_rank().model);
 
   /// Allocates: moments zero, the average equal to the parameters. May be called once, after the store's.
   void materialise();
@@ -52,6 +55,7 @@ class Optimizer {
  private:
   TrainingConfig config_;
   ParameterStore& parameters_;
+  Communicator& ranks_;
   Buffer moments_, average_storage_;
   Tensor first_moment_, second_moment_, average_;
 };

@@ -23,11 +23,14 @@ DType storage_type(Precision precision) {
 
 }  // namespace
 
-StepModel::StepModel(const ModelSetup& setup, Device device)
+StepModel::StepModel(const ModelSetup& setup, Device device, Communicator* ranks)
     : setup_(setup),
+      ranks_(ranks ? ranks : ProcessGrid::one_rank().model.get()),
+      cells_(ModelShard{.ranks = ranks}.rows_of(setup.num_cells())),
       preprocess_(setup.preprocess()),
       parameters_(storage_type(setup.config.precision), device),
-      network_(setup.config.model, setup.shape(), setup.graph, parameters_),
+      network_(setup.config.model, setup.shape(), setup.graph, parameters_,
+               {.ranks = ranks, .exchange = setup.config.parallel.exchange}),
       predicted_{0, network_.num_data_nodes()},
       output_columns_(size_t(setup.variables.num_outputs())) {
   std::iota(output_columns_.begin(), output_columns_.end(), 0);

@@ -24,7 +24,7 @@ struct FieldWindow {
 };
 
 /// Shapes. x: [items * N, T_i * V_i], y and targets: [items * N, T_o * V_o], normalised, columns time-major;
-/// N cells, V_i input and V_o output variables, T_i input and T_o output steps.
+/// N cells (of this rank, as in its windows), V_i input and V_o output variables, T_i input and T_o output steps.
 ///
 /// Training and forecasting differ in where the fields come from only:
 ///
@@ -37,7 +37,8 @@ struct FieldWindow {
 /// `predicted` is the output mask: rows of each item outside it are boundary, and keep the window's prognostic values.
 class StepModel {
  public:
-  StepModel(const ModelSetup& setup, Device device);
+  /// `ranks` share each sample, and must outlive the model; collective. Null: one rank has all cells.
+  StepModel(const ModelSetup& setup, Device device, Communicator* ranks = nullptr);
   StepModel(const StepModel&) = delete;
 
   const ModelSetup& setup() const { return setup_; }
@@ -49,7 +50,10 @@ class StepModel {
   /// Of x, y and targets: wider than that of activations in a bf16 model.
   DType state_dtype() const { return parameters_.master_dtype(); }
   Device device() const { return parameters_.device(); }
-  int64_t num_cells() const { return network_.num_data_nodes(); }
+  /// The ranks that share a sample; a group of one where there is one.
+  Communicator& ranks() const { return *ranks_; }
+  Range cells() const { return cells_; }  ///< of the dataset's, which this rank has
+  int64_t num_cells() const { return cells_.size(); }
   Shape input_shape(int64_t num_items) const { return {num_items * num_cells(), network_.input_columns()}; }
   Shape output_shape(int64_t num_items) const { return {num_items * num_cells(), network_.output_columns()}; }
   void set_predicted(Range rows) { predicted_ = rows; }
@@ -74,6 +78,8 @@ class StepModel {
   Tensor output_slot(const Tensor& y, int64_t slot) const;
 
   ModelSetup setup_;
+  Communicator* ranks_;
+  Range cells_;
   Preprocess preprocess_;
   ParameterStore parameters_;
   EncoderProcessorDecoder network_;

@@ -36,7 +36,7 @@ int64_t rollout_of_epoch(const RolloutConfig& config, int64_t epoch) {
 
 class Trainer {
  public:
-  Trainer(const RunConfig& config, const TrainOptions& options);
+  Trainer(const RunConfig& config, const TrainOptions& options, const ProcessGrid& ranks);
   TrainingSummary run();
 
  private:
@@ -53,9 +53,13 @@ class Trainer {
   void validate();
   void save(const std::string& path);
   std::string speed();
+  void log(const std::string& text) {
+    if (progress_) progress_->log(text);
+  }
 
   const TrainingConfig& training() const { return setup_.config.training; }
-  double samples_per_update() const { return double(training().batch_size * training().micro_steps); }
+  /// Of all groups.
+  int64_t samples_per_update() const { return training().batch_size * training().micro_steps * ranks_.data->size(); }
   bool validates() const {
     return !setup_.config.data.validation.start.empty() || !setup_.config.data.validation.end.empty();
   }
@@ -63,13 +67,14 @@ class Trainer {
     return every_steps > 0 ? state_.step % every_steps == 0 : state_.step_in_epoch == 0;
   }
 
+  const ProcessGrid& ranks_;
   DatasetReader reader_;
   Device device_;
   ModelSetup setup_;
   Range training_dates_, validation_dates_;
   TrainingStep step_;
   int64_t planned_bytes_ = 0;
-  std::optional<FolderLock> lock_;
+  std::optional<FolderLock> lock_;  // rank 0 has this, the files, and the progress
   std::optional<Arena> arena_;
   std::optional<Context> ctx_;
   std::optional<DataPipeline> pipeline_, validation_pipeline_;
@@ -87,10 +92,21 @@ class Trainer {
   std::string last_checkpoint_;
 };
 
-ModelSetup fitted_setup(const RunConfig& config, const DatasetReader& reader, Device device) {
+// Rank 0 makes the graph, if it must be made; the others then find it.
+ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, const ProcessGrid& ranks) {
+  check_agreement(*ranks.world, "configuration", resolved_config(config));
+  std::optional<ModelSetup> setup;
+  if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep);
+  ranks.world->barrier();
+  if (!setup) setup = make_setup(config, reader);
+  check_agreement(*ranks.world, "graph", setup->graph.hash());
+  return std::move(*setup);
+}
+
+ModelSetup fitted_setup(const RunConfig& config, const DatasetReader& reader, Device device, const ProcessGrid& ranks) {
   validate(config);
-  ModelSetup setup = make_setup(config, reader, GraphCache::keep);
-  setup.config = fit_to_budget(setup, device);
+  ModelSetup setup = shared_setup(config, reader, ranks);
+  setup.config = fit_to_budget(setup, device, ranks);
   return setup;
 }
 
@@ -98,21 +114,22 @@ Range dates_of(const DatasetReader& reader, const DateRange& range, const char* 
   return select_dates(reader.dates(), range.start, range.end, what);
 }
 
-Trainer::Trainer(const RunConfig& config, const TrainOptions& options)
-    : reader_(DatasetReader::open(config.data.dataset, std::make_shared<ThreadPool>(int(config.data.num_threads) - 1))),
+Trainer::Trainer(const RunConfig& config, const TrainOptions& options, const ProcessGrid& ranks)
+    : ranks_(ranks),
+      reader_(DatasetReader::open(config.data.dataset, std::make_shared<ThreadPool>(int(config.data.num_threads) - 1))),
       device_(choose_device(config)),
-      setup_(fitted_setup(config, reader_, device_)),
+      setup_(fitted_setup(config, reader_, device_, ranks)),
       training_dates_(dates_of(reader_, config.data.training, "data.training")),
       validation_dates_(validates() ? dates_of(reader_, config.data.validation, "data.validation") : Range{}),
-      step_(setup_, device_) {
+      step_(setup_, device_, ranks) {
   check_dates();
   const int64_t num_variables = reader_.num_variables(), num_members = reader_.num_members();
   planned_bytes_ = plan_peak(device_, [&](Context& ctx) { step_.plan(ctx, num_variables, num_members); }).bytes;
   step_.materialise();
   arena_.emplace(Buffer::on(device_, planned_bytes_, "arena"));
   ctx_.emplace(device_, *arena_);
-  const SamplingOptions sampling = training_sampling(setup_.config, training_dates_);
-  const SamplingOptions validation = validation_sampling(setup_.config, validation_dates_);
+  const SamplingOptions sampling = training_sampling(setup_.config, training_dates_, step_.share());
+  const SamplingOptions validation = validation_sampling(setup_.config, validation_dates_, step_.share());
   std::shared_ptr<BatchTransfer> transfer;
   if (device_.is_cuda()) {
     int64_t batch = DataPipeline::batch_bytes(setup_, sampling, num_variables, num_members);
@@ -131,12 +148,11 @@ void Trainer::check_dates() const {
     BOREAS_CHECK(
         samples >= needed, config,
         "{} from {} to {} gives {} samples of {} consecutive dates at rollout {}; {} are needed. Extend it, or "
-        "lower the rollout, training.batch_size or training.micro_steps",
+        "lower the rollout, training.batch_size, training.micro_steps or the number of ranks",
         what, name(dates.begin), name(dates.end - 1), samples, window_length(setup_.config.data, rollout), rollout,
         needed);
   };
-  check_samples("data.training", training_dates_, training().rollout.maximum,
-                training().batch_size * training().micro_steps);
+  check_samples("data.training", training_dates_, training().rollout.maximum, samples_per_update());
   if (!validates()) return;
   check_samples("data.validation", validation_dates_, training().validation.rollout, 1);
   const int64_t begin = std::max(training_dates_.begin, validation_dates_.begin);
@@ -148,16 +164,18 @@ void Trainer::check_dates() const {
 
 void Trainer::resume_or_begin(const TrainOptions& options) {
   const std::string& output = setup_.config.output;
-  lock_.emplace(output);
-  const auto latest = latest_checkpoint(output);
-  BOREAS_CHECK(!latest || options.resume, io,
-               "{} already holds a training ({}); resume it with --resume, or choose another output folder", output,
-               latest.value_or(""));
-  fs::create_directories(checkpoint_folder(output));
-  prune_checkpoints(output, training().checkpoint.keep);
-  if (latest) {
-    state_ = load_checkpoint(*latest, step_.model(), step_.optimizer());
-    last_checkpoint_ = *latest;
+  if (ranks_.is_root()) {
+    lock_.emplace(output);
+    last_checkpoint_ = latest_checkpoint(output).value_or("");
+    BOREAS_CHECK(last_checkpoint_.empty() || options.resume, io,
+                 "{} already holds a training ({}); resume it with --resume, or choose another output folder", output,
+                 last_checkpoint_);
+    fs::create_directories(checkpoint_folder(output));
+    prune_checkpoints(output, training().checkpoint.keep);
+  }
+  last_checkpoint_ = ranks_.world->text_of(0, last_checkpoint_);
+  if (!last_checkpoint_.empty()) {
+    state_ = load_checkpoint(last_checkpoint_, step_.model(), step_.optimizer());
   } else {
     if (!options.initial_weights.empty()) load_weights(options.initial_weights, step_.model());
     step_.optimizer().reset_average();
@@ -171,6 +189,7 @@ void Trainer::resume_or_begin(const TrainOptions& options) {
                "{} does not fit this run: an epoch had {} samples at rollout {} and has {} now. Use the dates of the "
                "config in the checkpoint, or start a new run in another output folder",
                last_checkpoint_, state_.num_samples, state_.rollout, samples);
+  if (!ranks_.is_root()) return;
   write_text_file((fs::path(output) / "config.yaml").string(), resolved_config(setup_.config));
   metrics_.emplace((fs::path(output) / "metrics.jsonl").string(), state_.metrics_bytes);
   timing_.emplace((fs::path(output) / "timing.jsonl").string(), state_.timing_bytes);
@@ -226,6 +245,7 @@ void Trainer::collect_update() {
   last_loss_ = outcome.loss;
   seconds_.push_back(outcome.seconds);
   data_seconds_.push_back(outcome.data_seconds);
+  if (!ranks_.is_root()) return;
   metrics_->write(Json{{"step", update.step},
                        {"epoch", update.epoch},
                        {"rollout", update.rollout},
@@ -236,7 +256,7 @@ void Trainer::collect_update() {
   timing_->write(Json{{"step", update.step},
                       {"seconds", outcome.seconds},
                       {"data_seconds", outcome.data_seconds},
-                      {"samples_per_second", samples_per_update() / outcome.seconds}}
+                      {"samples_per_second", double(samples_per_update()) / outcome.seconds}}
                      .dump());
   progress_->advance(
       1, fmt::format("step={} epoch={} loss={:.5g} rate={:.3g} ms={:.4g} data_ms={:.3g}", update.step, update.epoch,
@@ -252,19 +272,21 @@ void Trainer::validate() {
   const int64_t rollout = training().validation.rollout;
   const int64_t num_batches = validation_pipeline_->num_batches(rollout);
   const int64_t num_samples = validation_pipeline_->num_samples(rollout);
-  double loss = 0;
-  std::vector<double> squared_errors;
+  // All numbers together: the loss, then the squared errors.
+  std::vector<double> scores(size_t(1 + rollout * step_.model().network().output_columns()), 0.0);
   validation_pipeline_->start(0, 0, rollout);
   step_.optimizer().with_average(*ctx_, [&] {
     for (int64_t batch = 0; batch < num_batches; ++batch) {
       const FieldWindow window = validation_pipeline_->next(*ctx_);
-      const TrainingStep::Scores scores = step_.validate(*ctx_, window, rollout);
+      const TrainingStep::Scores of_batch = step_.validate(*ctx_, window, rollout);
       const double share = double(window.fields.size(0)) / double(num_samples);
-      squared_errors.resize(scores.squared_errors.size());
-      loss += share * scores.loss;
-      for (size_t i = 0; i < squared_errors.size(); ++i) squared_errors[i] += share * scores.squared_errors[i];
+      scores[0] += share * of_batch.loss;
+      for (size_t i = 1; i < scores.size(); ++i) scores[i] += share * of_batch.squared_errors[i - 1];
     }
   });
+  ranks_.data->sum_values(scores);
+  const double loss = scores[0];
+  const std::span<const double> squared_errors = std::span(scores).subspan(1);
 
   const VariableTable& variables = setup_.variables;
   const std::span<const double> scale = step_.model().preprocess().output_mul();
@@ -282,26 +304,30 @@ void Trainer::validate() {
     state_.best_step = state_.step;
   }
   state_.validations_since_best = best ? 0 : state_.validations_since_best + 1;
-  metrics_->write(Json{
-      {"step", state_.step},
-      {"epoch", state_.epoch},
-      {"validation_loss", loss},
-      {"rollout", rollout},
-      {"samples", num_samples},
-      {"rmse", rmse},
-      {"best", best}}.dump());
-  progress_->log(fmt::format("step {}: validation loss {:.5g}{}", state_.step, loss, best ? ", the best so far" : ""));
+  if (ranks_.is_root()) {
+    metrics_->write(Json{
+        {"step", state_.step},
+        {"epoch", state_.epoch},
+        {"validation_loss", loss},
+        {"rollout", rollout},
+        {"samples", num_samples},
+        {"rmse", rmse},
+        {"best", best}}.dump());
+    log(fmt::format("step {}: validation loss {:.5g}{}", state_.step, loss, best ? ", the best so far" : ""));
+  }
   if (best && training().checkpoint.best) save(best_checkpoint(setup_.config.output));
 }
 
 void Trainer::save(const std::string& path) {
   collect_all();
   ctx_->compute().synchronize();  // a validation may still be giving the weights back
-  metrics_->flush_to_disk();
   state_.num_threads = omp_get_max_threads();
-  state_.metrics_bytes = metrics_->length();
-  state_.timing_bytes = timing_->length();
-  save_checkpoint(path, step_.model(), step_.optimizer(), state_);
+  if (ranks_.is_root()) {
+    metrics_->flush_to_disk();
+    state_.metrics_bytes = metrics_->length();
+    state_.timing_bytes = timing_->length();
+  }
+  if (ranks_.data->rank() == 0) save_checkpoint(path, step_.model(), step_.optimizer(), state_);
 }
 
 // What an update took, the first two left out: they warm up and record.
@@ -317,8 +343,8 @@ std::string Trainer::speed() {
       "an update took {:.4g} ms, of which {:.3g} ms waiting for data (medians): {:.4g} samples/s, {:.4g} TFLOP/s, "
       "{:.4g} "
       "without what is recomputed; ",
-      seconds * 1e3, median(data_seconds_) * 1e3, samples_per_update() / seconds, double(work.flops) / seconds * 1e-12,
-      double(work.flops_without_recompute) / seconds * 1e-12);
+      seconds * 1e3, median(data_seconds_) * 1e3, double(samples_per_update()) / seconds,
+      double(work.flops) / seconds * 1e-12, double(work.flops_without_recompute) / seconds * 1e-12);
   if (!device_.is_cuda()) return text + format_bytes(live_bytes()) + " in buffers";
   const DeviceMemory memory = memory_of(device_);
   return text + fmt::format("{} in buffers, {} in use on {} as its driver sees it", format_bytes(live_device_bytes()),
@@ -328,17 +354,20 @@ std::string Trainer::speed() {
 TrainingSummary Trainer::run() {
   const StopSignal stop;
   const int64_t last = last_step();
-  progress_.emplace("training", last - state_.step, "updates");
-  progress_->log(fmt::format("{} parameters, {} samples an epoch, {} in the arena, to step {}",
-                             step_.model().parameters().num_parameters(), state_.num_samples,
-                             format_bytes(planned_bytes_), last));
-  if (state_.step > 0) progress_->log(fmt::format("resuming from {} at step {}", last_checkpoint_, state_.step));
+  if (ranks_.is_root()) progress_.emplace("training", last - state_.step, "updates");
+  if (ranks_.world->size() > 1)
+    log(fmt::format("{} ranks, of which {} share a sample", ranks_.world->size(), ranks_.model->size()));
+  log(fmt::format("{} parameters, {} samples an epoch, {} in the arena, to step {}",
+                  step_.model().parameters().num_parameters(), state_.num_samples, format_bytes(planned_bytes_), last));
+  if (state_.step > 0) log(fmt::format("resuming from {} at step {}", last_checkpoint_, state_.step));
   if (state_.num_threads > 0 && state_.num_threads != omp_get_max_threads())
-    progress_->log(
+    log(
         fmt::format("the checkpoint was written with {} threads and this run has {}: results are those of an "
                     "uninterrupted run to rounding, not to the bit",
                     state_.num_threads, omp_get_max_threads()));
-  bool done = state_.step >= last || out_of_patience() || stop.requested();
+  // What one rank was told to, all do.
+  const auto told_to_stop = [&] { return ranks_.world->any(stop.requested()); };
+  bool done = state_.step >= last || out_of_patience() || told_to_stop();
   if (!done)
     pipeline_->start(state_.epoch, state_.step_in_epoch * training().micro_steps,
                      [first = state_.epoch, rollout = state_.rollout, config = training().rollout](int64_t epoch) {
@@ -347,16 +376,17 @@ TrainingSummary Trainer::run() {
   while (!done) {
     queue_update();
     if (validates() && is_due(training().validation.every_steps)) validate();
-    done = state_.step == last || out_of_patience() || stop.requested();
+    done = state_.step == last || out_of_patience() || told_to_stop();
     if (!done && !is_due(training().checkpoint.every_steps)) continue;
     last_checkpoint_ = step_checkpoint(setup_.config.output, state_.step);
     save(last_checkpoint_);
-    prune_checkpoints(setup_.config.output, training().checkpoint.keep);
+    if (ranks_.is_root()) prune_checkpoints(setup_.config.output, training().checkpoint.keep);
   }
 
   collect_all();
-  if (!seconds_.empty()) progress_->log(speed());
-  progress_->finish(state_.step < last ? fmt::format("stopped at step {}", state_.step) : "");
+  ranks_.world->barrier();  // the files are whole
+  if (progress_ && !seconds_.empty()) log(speed());
+  if (progress_) progress_->finish(state_.step < last ? fmt::format("stopped at step {}", state_.step) : "");
 
   TrainingSummary summary;
   if (out_of_patience())
@@ -374,6 +404,8 @@ TrainingSummary Trainer::run() {
 
 }  // namespace
 
-TrainingSummary train(const RunConfig& config, const TrainOptions& options) { return Trainer(config, options).run(); }
+TrainingSummary train(const RunConfig& config, const TrainOptions& options, const ProcessGrid& ranks) {
+  return Trainer(config, options, ranks).run();
+}
 
 }  // namespace boreas

@@ -22,19 +22,27 @@ LossConfig mean_square(const ModelSetup& setup) {
 
 Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepModel& model) {
   return Loss(config, setup.variables, setup.statistics, node_areas(setup), setup.config.data.num_output_steps,
-              model.state_dtype(), model.parameters().device());
+              model.state_dtype(), model.parameters().device(), {}, model.cells());
 }
 
 }  // namespace
 
-TrainingStep::TrainingStep(const ModelSetup& setup, Device device, std::unique_ptr<Communicator> ranks)
-    : model_(setup, device),
+TrainingStep::TrainingStep(const ModelSetup& setup, Device device, const ProcessGrid& ranks)
+    : model_(setup, device, ranks.model.get()),
       loss_(make_loss(setup, training_loss(setup), model_)),
       squared_error_(make_loss(setup, mean_square(setup), model_)),
       rollout_(model_, loss_, &squared_error_),
-      optimizer_(setup.config.training, model_.parameters()),
-      ranks_(std::move(ranks)),
-      replay_(setup.config.cuda_graphs) {}
+      optimizer_(setup.config.training, model_.parameters(), *ranks.model),
+      ranks_(ranks),
+      replay_(setup.config.cuda_graphs) {
+  BOREAS_CHECK(training().loss.score != Score::rmse || ranks.model->size() == 1, unsupported,
+               "training.loss.score is rmse, whose root needs all cells of a sample on one rank; set "
+               "parallel.model_ranks=1, or training.loss.score=mse");
+}
+
+SampleShare TrainingStep::share() const {
+  return {.cells = model_.cells(), .group = ranks_.data->rank(), .num_groups = ranks_.data->size()};
+}
 
 void TrainingStep::materialise() {
   model_.parameters().materialise(uint64_t(training().seed));
@@ -65,10 +73,11 @@ int64_t TrainingStep::pending_bytes() const {
 
 void TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses) {
   Rollout::Saved saved;
-  const double share = 1.0 / double(rollout * training().micro_steps * ranks_->size());
+  const double share = 1.0 / double(rollout * training().micro_steps * ranks_.data->size());
   rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = share},
                    {.losses = losses, .squared_errors = {}}, &saved);
   rollout_.backward(ctx, saved);
+  ranks_.world->all_reduce(ctx, losses);
 }
 
 void TrainingStep::update(Context& ctx, const std::function<FieldWindow()>& next_batch, int64_t rollout, int64_t step,
@@ -100,7 +109,10 @@ void TrainingStep::update(Context& ctx, const std::function<FieldWindow()>& next
       if (first) model_.parameters().zero_gradients(ctx);
       accumulate(ctx, window, rollout, losses);
       if (!last) return;
-      ranks_->all_reduce(ctx, model_.parameters().flat_gradients());
+      const ParameterStore& parameters = model_.parameters();
+      const Tensor gradients = parameters.flat_gradients();
+      ranks_.world->all_reduce(ctx, gradients.columns(parameters.replicated()));
+      ranks_.data->all_reduce(ctx, gradients.columns(parameters.sharded()));
       optimizer_.update(ctx, control);
     });
     if (pending) copy(pending->losses.slice({micro, micro + 1}).columns({0, rollout}), losses);
@@ -121,7 +133,7 @@ UpdateOutcome TrainingStep::collect() {
     for (int64_t micro = 0; micro < pending.losses.rows(); ++micro) {
       const T* const losses = pending.losses.row<T>(micro);
       outcome.loss += std::accumulate(losses, losses + pending.rollout, 0.0) / double(pending.rollout) /
-                      double(training().micro_steps);
+                      double(training().micro_steps * ranks_.data->size());
     }
   });
   outcome.gradient_norm = std::sqrt(*pending.sum_of_squares.as<double>());
@@ -139,6 +151,8 @@ TrainingStep::Scores TrainingStep::validate(Context& ctx, const FieldWindow& win
   const Tensor errors = ctx.alloc(Keep::scratch, dtype, {rollout, model_.network().output_columns()});
   rollout_.forward(ctx, {.window = window, .num_steps = rollout}, {.losses = losses, .squared_errors = errors},
                    nullptr);
+  ranks_.model->all_reduce(ctx, losses);
+  ranks_.model->all_reduce(ctx, errors);
   const std::vector<double> values = host_values(ctx, losses);
   return {std::accumulate(values.begin(), values.end(), 0.0) / double(rollout), host_values(ctx, errors)};
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "engine/data_pipeline.h"
 #include "engine/optimizer.h"
 #include "engine/replay.h"
 #include "engine/rollout.h"
@@ -12,15 +13,16 @@ namespace boreas {
 
 /// What became of one update.
 struct UpdateOutcome {
-  double loss = 0;           ///< mean over micro-steps and rollout
+  double loss = 0;           ///< mean over samples and rollout, on all ranks
   double gradient_norm = 0;  ///< before clipping; weights and moments are unchanged if it is not finite
   double seconds = 0;        ///< on the device, from the end of the one before if that was still pending, else from its
                              ///< first request for a batch, to its end
   double data_seconds = 0;   ///< of which it had nothing to do but wait for batches
 };
 
-/// Model, loss and optimizer of a training. Ranks that train on different samples meet in one place: gradients are
-/// summed before they are applied, and each rank's share of the mean is in its loss.
+/// Model, loss and optimizer of a training. Its ranks meet, beside the exchanges within the model, in one place: before
+/// gradients are applied, those of weights that all ranks have are summed over all of them, and those of a shard over
+/// the ranks that hold the same shard for other samples. Each group's share of the mean is in its loss already.
 ///
 /// An update is queued and its outcome collected later, so that the host reads, writes and queues while a GPU computes.
 /// Nothing in between waits for the device: losses and norms stay there until they are copied to pinned memory, and
@@ -28,11 +30,13 @@ struct UpdateOutcome {
 /// one recording (see Replay), by rollout and by whether it is the first, the last or both.
 class TrainingStep {
  public:
-  TrainingStep(const ModelSetup& setup, Device device,
-               std::unique_ptr<Communicator> ranks = make_single_rank_communicator());
+  /// `ranks` must outlive this. Collective, as are update, validate and plan, which all ranks call alike. Throws
+  /// unsupported: the score rmse where ranks share a sample.
+  TrainingStep(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
   TrainingStep(const TrainingStep&) = delete;
 
   StepModel& model() { return model_; }
+  SampleShare share() const;
   Optimizer& optimizer() { return optimizer_; }
   /// Allocates parameters, gradients and optimizer state; before that only planning is possible.
   void materialise();
@@ -51,6 +55,7 @@ class TrainingStep {
     double loss = 0;                     ///< mean over the rollout
     std::vector<double> squared_errors;  ///< [rollout * T_o * V_o], of normalised variables
   };
+  /// The same on all ranks that share the sample.
   Scores validate(Context& ctx, const FieldWindow& window, int64_t rollout);
 
   /// Walks through one update at the longest rollout, and one validation, on a planning context.
@@ -82,7 +87,7 @@ class TrainingStep {
   Loss loss_, squared_error_;
   Rollout rollout_;
   Optimizer optimizer_;
-  std::unique_ptr<Communicator> ranks_;
+  const ProcessGrid& ranks_;
   Replay replay_;
   Buffer staging_;
   static constexpr int64_t kPlaces = kMostPending + 1;  // the end of the one before is asked for

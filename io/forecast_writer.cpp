@@ -364,15 +364,21 @@ ForecastWriter::~ForecastWriter() {
 
 void ForecastWriter::write(int64_t start, int64_t step, const float* fields) {
   const ForecastLayout& layout = impl_->layout;
+  for (size_t v = 0; v < layout.variables.size(); ++v)
+    write_field(start, step, int64_t(v), fields + v * layout.latitudes.size());
+}
+
+void ForecastWriter::write_field(int64_t start, int64_t step, int64_t variable, const float* field) {
+  const ForecastLayout& layout = impl_->layout;
   BOREAS_CHECK(impl_->sink.write, invalid_argument, "{}: is closed", impl_->path);
   BOREAS_CHECK(start >= 0 && start < int64_t(layout.start_dates.size()) && step >= layout.first_step &&
                    step < layout.first_step + layout.num_steps,
                invalid_argument, "{}: has {} start dates and steps {}..{}, but start {} and step {} are written",
                impl_->path, layout.start_dates.size(), layout.first_step, layout.first_step + layout.num_steps - 1,
                start, step);
-  const int64_t num_cells = int64_t(layout.latitudes.size());
-  for (size_t v = 0; v < layout.variables.size(); ++v)
-    impl_->sink.write(int64_t(v), start, step - layout.first_step, fields + int64_t(v) * num_cells);
+  BOREAS_CHECK(variable >= 0 && variable < int64_t(layout.variables.size()), invalid_argument,
+               "{}: has {} variables, but variable {} is written", impl_->path, layout.variables.size(), variable);
+  impl_->sink.write(variable, start, step - layout.first_step, field);
 }
 
 void ForecastWriter::close() {

@@ -44,6 +44,8 @@ class ForecastWriter {
 
   /// fields[v][cell] of start date `start` (an index) at step number `step` (first_step is the first).
   void write(int64_t start, int64_t step, const float* fields);
+  /// The same for one variable, by its place in the layout: field[cell].
+  void write_field(int64_t start, int64_t step, int64_t variable, const float* field);
   void close();
 
  private:

@@ -109,9 +109,10 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 
 Loss::Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
            std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-           std::span<const uint8_t> output_mask)
+           std::span<const uint8_t> output_mask, Range rows)
     : score_(config.score), crps_alpha_(config.crps_alpha), ignore_nans_(config.ignore_nans) {
-  const std::vector<double> nodes = node_scaling(areas, output_mask);
+  std::vector<double> nodes = node_scaling(areas, output_mask);
+  if (rows.size() > 0) nodes = {nodes.begin() + rows.begin, nodes.begin() + rows.end};
   const std::vector<double> scaling = variable_scaling(config, variables, statistics);
   std::vector<double> columns;
   for (int64_t t = 0; t < num_output_steps; ++t)

@@ -91,6 +91,9 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 /// The mean over variables is not weighted: the magnitude depends on the weights and on V_o. rmse is the root of that
 /// sum.
 ///
+/// `rows`: the nodes that this rank has, all if empty. node_weight still sums to 1 over all nodes, so that the losses
+/// of the ranks that share a sample add up to the loss (except rmse, which takes its root too early).
+///
 /// Shapes   prediction, d_prediction: [items * members * N, T_o * V_o], item outermost, columns time-major
 ///          target: [items * N, T_o * V_o]; members > 1 only for crps   loss: 1 value, or one for each column
 /// Types    prediction, target: the dtype of the constructor;  loss: accumulator_of it
@@ -98,7 +101,7 @@ class Loss {
  public:
   Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
        std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-       std::span<const uint8_t> output_mask = {});
+       std::span<const uint8_t> output_mask = {}, Range rows = {});
 
   struct Call {
     Tensor prediction, target;

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <optional>
 #include <system_error>
 
 #include "comm/communicator.h"
@@ -122,7 +123,50 @@ void add_dataset_commands(CLI::App& app) {
   }
 }
 
-void add_run_commands(CLI::App& app) {
+/// The ranks that mpirun or srun started, one without them. What fails on any of them ends all.
+class Session {
+ public:
+  explicit Session(std::unique_ptr<Communicator> world) : world_(std::move(world)) {}
+
+  Communicator& world() const { return *world_; }
+  bool is_root() const { return world_->rank() == 0; }
+  const ProcessGrid& grid(int64_t model_ranks) {
+    grid_.emplace(ProcessGrid::make(world_->split(0), model_ranks));
+    return *grid_;
+  }
+  template <class... Args>
+  void print(fmt::format_string<Args...> format, Args&&... args) const {
+    if (is_root()) fmt::print(format, std::forward<Args>(args)...);
+  }
+  RunConfig load(const ConfigArguments& arguments) const {
+    RunConfig config = arguments.load();
+    if (world_->size() == 1) return config;
+    BOREAS_CHECK(
+        config.device != DeviceChoice::cuda, unsupported,
+        "device is cuda, but {} ranks were started, and several ranks compute on the CPU only; set device=cpu, "
+        "or start one rank",
+        world_->size());
+    config.device = DeviceChoice::cpu;
+    return config;
+  }
+  void check_command(const std::string& name) const {
+    const bool shares = name == "train" || name == "forecast" || name == "evaluate";
+    BOREAS_CHECK(shares || world_->size() == 1, unsupported, "`boreas {}` runs on one rank, and {} were started", name,
+                 world_->size());
+  }
+  /// Tells what went wrong, in one line; returns the exit status.
+  int fail(int status, const std::string& message) const {
+    if (world_->size() > 1) world_->abort(message, status);
+    fmt::print(stderr, "boreas: {}\n", message);
+    return status;
+  }
+
+ private:
+  std::unique_ptr<Communicator> world_;
+  std::optional<ProcessGrid> grid_;  // lives as long as this: its end would wait for ranks that have not failed
+};
+
+void add_run_commands(CLI::App& app, Session& session) {
   const auto on_config = [&](const std::string& name, const std::string& help, auto&& body) {
     CLI::App* const command = app.add_subcommand(name, help);
     auto arguments = std::make_shared<ConfigArguments>();
@@ -138,14 +182,15 @@ void add_run_commands(CLI::App& app) {
     command->callback([=] { fmt::print("{}", plan(arguments->load()).table()); });
   });
 
-  on_config("train", "train a model", [](CLI::App* command, auto arguments) {
+  on_config("train", "train a model", [&](CLI::App* command, auto arguments) {
     auto options = std::make_shared<TrainOptions>();
     command->add_flag("--resume", options->resume,
                       "go on from the latest checkpoint of the output folder, if there is one");
     command->add_option("--from", options->initial_weights, "checkpoint whose weights a new training starts from");
-    command->callback([=] {
-      const TrainingSummary summary = train(arguments->load(), *options);
-      fmt::print("wrote {}\n", summary.checkpoint);
+    command->callback([=, &session] {
+      const RunConfig config = session.load(*arguments);
+      const TrainingSummary summary = train(config, *options, session.grid(config.parallel.model_ranks));
+      session.print("wrote {}\n", summary.checkpoint);
     });
   });
 
@@ -155,25 +200,26 @@ void add_run_commands(CLI::App& app) {
                         "checkpoint file; default: the best of the output folder, else the latest");
     return checkpoint;
   };
-  on_config(
-      "forecast", "forecast from the dates of a dataset, and write NetCDF or Zarr",
-      [&](CLI::App* command, auto arguments) {
-        auto checkpoint = add_checkpoint(command);
-        command->callback([=] {
-          const RunConfig config = arguments->load();
-          for (const std::string& path : make_forecasts(config, checkpoint->empty() ? config.output : *checkpoint))
-            fmt::print("wrote {}\n", path);
-        });
-      });
+  on_config("forecast", "forecast from the dates of a dataset, and write NetCDF or Zarr",
+            [&](CLI::App* command, auto arguments) {
+              auto checkpoint = add_checkpoint(command);
+              command->callback([=, &session] {
+                const RunConfig config = session.load(*arguments);
+                for (const std::string& path :
+                     make_forecasts(config, checkpoint->empty() ? config.output : *checkpoint, session.world()))
+                  session.print("wrote {}\n", path);
+              });
+            });
 
   on_config("evaluate", "score forecasts against persistence and climatology; maps and an HTML report",
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
-              command->callback([=] {
-                const RunConfig config = arguments->load();
-                const auto scores = make_evaluation(config, checkpoint->empty() ? config.output : *checkpoint);
-                fmt::print("{}\nwrote {}/evaluation.json, maps/*.png and report.html\n", score_table(scores),
-                           config.output);
+              command->callback([=, &session] {
+                const RunConfig config = session.load(*arguments);
+                const auto scores =
+                    make_evaluation(config, checkpoint->empty() ? config.output : *checkpoint, session.world());
+                session.print("{}\nwrote {}/evaluation.json, maps/*.png and report.html\n", score_table(scores),
+                              config.output);
               });
             });
 
@@ -222,7 +268,7 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
 
 }  // namespace
 
-int run_command_line(int argc, char** argv) {
+int run_command_line(int argc, char** argv, Session& session) {
   CLI::App app("boreas: an engine for data-driven weather models", "boreas");
   app.set_version_flag("--version", "boreas " BOREAS_VERSION);
   app.require_subcommand(1);
@@ -230,37 +276,34 @@ int run_command_line(int argc, char** argv) {
   app.add_flag("-v,--verbose", verbose, "say where errors come from, and log details");
   spdlog::set_default_logger(spdlog::stderr_logger_mt("boreas"));
   spdlog::set_pattern("%v");
-  app.parse_complete_callback([&] { spdlog::set_level(verbose ? spdlog::level::debug : spdlog::level::info); });
+  app.parse_complete_callback([&] {
+    spdlog::set_level(!session.is_root() ? spdlog::level::off : verbose ? spdlog::level::debug : spdlog::level::info);
+    for (const CLI::App* const command : app.get_subcommands()) session.check_command(command->get_name());
+  });
   add_dataset_commands(app);
-  add_run_commands(app);
+  add_run_commands(app, session);
   try {
-    // Each would do the whole job, and write the same files.
-    BOREAS_CHECK(launched_ranks() == 1, unsupported,
-                 "{} ranks were started, but commands work on one rank so far; run boreas without mpirun or srun",
-                 launched_ranks());
+    check_agreement(session.world(), "version", BOREAS_VERSION);
     app.parse(argc, argv);
     BOREAS_CHECK(std::fflush(stdout) == 0, io, "the standard output cannot be written: {}", std::strerror(errno));
     return 0;
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // prints help or version
-    fmt::print(stderr, "boreas: {}\n", explain(app, error));
-    return kUserError;
+    if (error.get_exit_code() == 0) return session.is_root() ? app.exit(error) : 0;  // prints help or version
+    return session.fail(kUserError, explain(app, error));
   } catch (const Error& error) {
-    fmt::print(stderr, "boreas: {}\n", error.what());
-    if (verbose) fmt::print(stderr, "({} at {})\n", to_string(error.code()), error.origin());
-    return error.code() == ErrorCode::internal ? kInternalError : kUserError;
+    return session.fail(
+        error.code() == ErrorCode::internal ? kInternalError : kUserError,
+        verbose ? fmt::format("{}\n({} at {})", error.what(), to_string(error.code()), error.origin()) : error.what());
   } catch (const std::filesystem::filesystem_error& error) {
-    fmt::print(stderr, "boreas: {}: {}\n", error.path1().string(), error.code().message());
-    return kUserError;
+    return session.fail(kUserError, fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::system_error& error) {
-    fmt::print(stderr, "boreas: {}\n", error.what());
-    return kUserError;
+    return session.fail(kUserError, error.what());
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "boreas: out of memory; `boreas plan` says how much a run needs\n");
-    return kUserError;
+    return session.fail(kUserError, "out of memory; `boreas plan` says how much a run needs");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "boreas: unexpected failure: {}\nThis is a defect of boreas; please report it.\n", error.what());
-    return kInternalError;
+    return session.fail(
+        kInternalError,
+        fmt::format("unexpected failure: {}\nThis is a defect of boreas; please report it.", error.what()));
   }
 }
 
@@ -268,5 +311,13 @@ int run_command_line(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows over the limit is then a failed write, as on a full disk
-  return boreas::run_command_line(argc, argv);
+  std::unique_ptr<boreas::Communicator> world;
+  try {
+    world = boreas::make_world_communicator();
+  } catch (const boreas::Error& error) {
+    fmt::print(stderr, "boreas: {}\n", error.what());
+    return boreas::kUserError;
+  }
+  boreas::Session session(std::move(world));
+  return boreas::run_command_line(argc, argv, session);
 }

@@ -1,0 +1,138 @@
+// The program on several ranks, as a user starts it: the whole way to scores, and ranks that fail, die or are told to
+// stop, which must end all ranks soon, with the cause named once.
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "tests/engine/command_line.h"
+
+namespace boreas {
+namespace {
+
+using namespace test;
+using Clock = std::chrono::steady_clock;
+
+constexpr double kSoon = 10;  // seconds
+
+// A process that has ended may still be listed, until its parent asks how.
+bool is_alive(pid_t pid) {
+  std::ifstream stat(fmt::format("/proc/{}/stat", pid));
+  std::string number, name, state;
+  return stat >> number >> name >> state && state != "Z" && state != "X";
+}
+
+class MpiRun : public CommandLine {
+ protected:
+  void SetUp() override {
+    if (std::string(BOREAS_MPIEXEC).empty()) GTEST_SKIP() << "this build has no MPI";
+    write_inputs();
+  }
+
+  static std::string command(int ranks, const std::string& arguments) {
+    return fmt::format(
+        "export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+        "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none "
+        "OMPI_MCA_btl_vader_single_copy_mechanism=none; exec {} -n {} {} {}",
+        BOREAS_MPIEXEC, ranks, BOREAS_CLI, arguments);
+  }
+  Outcome run_on(int ranks, const std::string& arguments) const {
+    return finish(folder.path(), start(folder.path(), command(ranks, arguments)));
+  }
+  std::string succeed_on(int ranks, const std::string& arguments) const {
+    const Outcome outcome = run_on(ranks, arguments);
+    EXPECT_EQ(outcome.status, 0) << arguments << "\n" << outcome.err;
+    return outcome.out;
+  }
+  // What the ranks themselves said, one line each; mpirun adds its own.
+  static std::vector<std::string> said_by_ranks(const Outcome& outcome) {
+    std::vector<std::string> said = lines_of(outcome.err);
+    std::erase_if(said, [](const std::string& line) { return !line.starts_with("rank "); });
+    return said;
+  }
+
+  // A training that goes on until it is ended.
+  pid_t start_training(int ranks) const {
+    return start(folder.path(), command(ranks,
+                                        "train config.yaml --resume --set training.max_steps=1000000 "
+                                        "--set training.checkpoint.every_steps=3"));
+  }
+  // Waits until it has done something new, and gives the processes of the ranks.
+  std::vector<pid_t> ranks_at_work(pid_t launcher) const {
+    const std::string metrics = folder / "run/metrics.jsonl";
+    const auto size = [&] { return fs::exists(metrics) ? fs::file_size(metrics) : 0; };
+    const uintmax_t before = size();
+    for (int i = 0; i < 6000 && size() == before; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_NE(size(), before);
+    std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", launcher));
+    std::vector<pid_t> ranks;
+    for (pid_t pid = 0; children >> pid;) ranks.push_back(pid);
+    return ranks;
+  }
+};
+
+TEST_F(MpiRun, FromTrainingToScores) {
+  EXPECT_EQ(succeed_on(2, "train config.yaml"), "wrote run/checkpoints/step_00000004.h5\n");
+  EXPECT_EQ(lines_of(read_text_file(folder / "run/metrics.jsonl")).size(), 4U);
+  EXPECT_EQ(succeed_on(3, "forecast config.yaml"), "wrote run/winds.zarr\n");
+  const std::string scores = succeed_on(2, "evaluate config.yaml");
+  EXPECT_EQ(scores, succeed("evaluate config.yaml").out);
+  succeed("train config.yaml --resume --set training.max_steps=6");
+  succeed_on(4, "train config.yaml --resume --set training.max_steps=8 --set parallel.model_ranks=2");
+  EXPECT_TRUE(fs::exists(folder / "run/checkpoints/step_00000008.h5"));
+}
+
+TEST_F(MpiRun, WhatIsWrongIsToldOnce) {
+  const auto expect_error = [&](int ranks, const std::string& arguments, const std::string& text) {
+    const auto begin = Clock::now();
+    const Outcome outcome = run_on(ranks, arguments);
+    EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), kSoon);
+    EXPECT_EQ(outcome.status, 2) << outcome.err;
+    const auto said = said_by_ranks(outcome);
+    ASSERT_EQ(said.size(), 1U) << outcome.err;
+    EXPECT_NE(said[0].find(text), std::string::npos) << said[0];
+  };
+  expect_error(2, "graph config.yaml", "`boreas graph` runs on one rank");
+  expect_error(2, "train config.yaml --set device=cuda", "several ranks compute on the CPU only");
+  expect_error(3, "train config.yaml --set parallel.model_ranks=2", "parallel.model_ranks is 2, which does not divide");
+  // Cell 70 of 72 lies on the last rank, which alone finds what is wrong there.
+  SmallDataset holes = data();
+  holes.allow_nans = true;
+  const auto value = holes.variables[2].value;
+  holes.variables[2].value = [=](int64_t t, int64_t c) { return t == 9 && c == 70 ? std::nanf("") : value(t, c); };
+  fs::remove_all(folder / "data.zarr");
+  holes.write(folder / "data.zarr");
+  expect_error(3, "train config.yaml --set training.max_steps=100", "rank 2: ");
+  expect_error(3, "train config.yaml --set training.max_steps=100", "2001-03-03T06:00:00");
+}
+
+TEST_F(MpiRun, TheEndOfARankEndsAllAndResumingGoesOn) {
+  const Philox random(3, 1);
+  for (uint64_t attempt = 0; attempt < 2; ++attempt) {
+    const pid_t launcher = start_training(3);
+    const std::vector<pid_t> ranks = ranks_at_work(launcher);
+    ASSERT_EQ(ranks.size(), 3U);
+    std::this_thread::sleep_for(random.uniform(attempt) * std::chrono::milliseconds(100));
+    const auto begin = Clock::now();
+    ASSERT_EQ(kill(ranks[attempt], SIGKILL), 0);
+    const Outcome outcome = finish(folder.path(), launcher);
+    EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), kSoon);
+    EXPECT_NE(outcome.status, 0);
+    EXPECT_NE(outcome.err.find(fmt::format("rank {} with PID", attempt)), std::string::npos) << outcome.err;
+    for (const pid_t pid : ranks) EXPECT_FALSE(is_alive(pid)) << pid;
+  }
+}
+
+TEST_F(MpiRun, ASignalToOneRankStopsAllCleanly) {
+  const pid_t launcher = start_training(3);
+  const std::vector<pid_t> ranks = ranks_at_work(launcher);
+  ASSERT_EQ(ranks.size(), 3U);
+  ASSERT_EQ(kill(ranks[2], SIGTERM), 0);
+  const Outcome outcome = finish(folder.path(), launcher);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("stopped at step"), std::string::npos) << outcome.err;
+  const auto steps = lines_of(read_text_file(folder / "run/metrics.jsonl")).size();
+  EXPECT_EQ(outcome.out, fmt::format("wrote run/checkpoints/step_{:08}.h5\n", steps));
+}
+
+}  // namespace
+}  // namespace boreas

@@ -1,0 +1,284 @@
+// Training, resuming, forecasting and evaluating on several ranks gives what one rank gives.
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "engine/checkpoint.h"
+#include "engine/commands.h"
+#include "engine/memory_plan.h"
+#include "engine/text_file.h"
+#include "engine/trainer.h"
+#include "io/hdf5_file.h"
+#include "io/zarr.h"
+#include "tests/engine/tiny_run.h"
+#include "tests/support/error_of.h"
+#include "tests/support/ranks.h"
+#include "tests/support/temporary_folder.h"
+
+namespace boreas {
+namespace {
+
+using test::world;
+
+/// A folder that all ranks share, with a dataset.
+struct SharedFolder {
+  std::optional<test::TemporaryFolder> folder;
+  std::string path;
+
+  SharedFolder() {
+    if (world().rank() == 0) {
+      folder.emplace();
+      test::write_tiny_dataset(*folder / "tiny.zarr", 40);
+    }
+    path = world().text_of(0, folder ? folder->path().string() : "");
+  }
+  ~SharedFolder() { world().barrier(); }
+  std::string operator/(const std::string& name) const { return path + "/" + name; }
+
+  /// Epochs of 12 batches; all that has a state.
+  RunConfig config(const std::string& output) const {
+    RunConfig config = test::tiny_config(*this / output);
+    config.precision = Precision::f64;
+    config.data.dataset.path = *this / "tiny.zarr";
+    config.data.training = {"", "70%"};
+    config.data.validation = {"1970-01-08", ""};
+    config.training.ema_decay = 0.8;
+    config.training.clip = {ClipKind::norm, 1};
+    config.training.rollout = {.start = 1, .epoch_increment = 1, .maximum = 2};
+    config.training.learning_rate.decay_steps = 20;
+    config.training.validation.every_steps = 10;
+    config.training.checkpoint = {.every_steps = 10, .keep = 3, .best = false};
+    config.forecast = {.start = "1970-01-08", .end = "1970-01-09", .lead_steps = 3, .formats = {ForecastFormat::zarr}};
+    config.evaluation.start = "1970-01-08";
+    config.evaluation.lead_steps = 2;
+    return config;
+  }
+};
+
+/// Runs `task` on the first `size` ranks, in groups of `model_ranks`; the others wait.
+void on_ranks(int size, int64_t model_ranks, const std::function<void(const ProcessGrid&)>& task) {
+  auto group = world().split(world().rank() < size ? 0 : 1);
+  if (world().rank() < size) task(ProcessGrid::make(std::move(group), model_ranks));
+  world().barrier();
+}
+
+void train_on(int size, const RunConfig& config, int64_t model_ranks = 0, bool resume = false) {
+  on_ranks(size, model_ranks,
+           [&](const ProcessGrid& ranks) { train(config, {.resume = resume, .initial_weights = {}}, ranks); });
+}
+
+double norm(std::span<const double> x) { return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)); }
+
+/// |a - b| / max(|b|, scale)
+double error_of(std::span<const double> a, std::span<const double> b, double scale) {
+  EXPECT_EQ(a.size(), b.size());
+  std::vector<double> difference(std::min(a.size(), b.size()));
+  for (size_t i = 0; i < difference.size(); ++i) difference[i] = a[i] - b[i];
+  return norm(difference) / std::max(norm(b), scale);
+}
+
+std::vector<std::string> arrays_below(const Hdf5File& file, const std::string& group) {
+  std::vector<std::string> found;
+  for (const std::string& name : file.list(group)) {
+    const std::string path = group + "/" + name;
+    if (!file.is_group(path)) found.push_back(path);
+  }
+  return found;
+}
+
+/// Rank 0 holds two checkpoints, and what was measured on the way, against each other.
+void expect_same_training(const RunConfig& a, const RunConfig& b, int64_t step = 20, double tolerance = 1e-9) {
+  if (world().rank() > 0) return;
+  const Hdf5File in_a = Hdf5File::open(step_checkpoint(a.output, step));
+  const Hdf5File in_b = Hdf5File::open(step_checkpoint(b.output, step));
+  int num_arrays = 0;
+  for (const std::string group :
+       {"parameters", "constants", "optimizer/first_moment", "optimizer/second_moment", "ema"}) {
+    EXPECT_EQ(arrays_below(in_a, group), arrays_below(in_b, group));
+    for (const std::string& name : arrays_below(in_b, group)) {
+      ++num_arrays;
+      const auto x = in_a.read_vector<double>(name), y = in_b.read_vector<double>(name);
+      EXPECT_EQ(in_a.info(name).shape, in_b.info(name).shape) << name;
+      // A bias is judged by the weight beside it: its own gradient may be rounding only.
+      double scale = 1e-12;
+      if (name.ends_with(".bias")) {
+        const std::string weight = name.substr(0, name.size() - 4) + "weight";
+        if (in_b.exists(weight)) scale = norm(in_b.read_vector<double>(weight));
+      }
+      EXPECT_LE(error_of(x, y, scale), tolerance) << name;
+    }
+  }
+  EXPECT_GT(num_arrays, 100);
+  const auto lines = [](const RunConfig& config) {
+    std::vector<nlohmann::json> parsed;
+    std::istringstream text(read_text_file(config.output + "/metrics.jsonl"));
+    for (std::string line; std::getline(text, line);) parsed.push_back(nlohmann::json::parse(line));
+    return parsed;
+  };
+  const auto of_a = lines(a), of_b = lines(b);
+  ASSERT_EQ(of_a.size(), of_b.size());
+  for (size_t i = 0; i < of_a.size(); ++i)
+    for (const char* key : {"step", "epoch", "rollout", "learning_rate", "loss", "gradient_norm", "validation_loss"}) {
+      ASSERT_EQ(of_a[i].contains(key), of_b[i].contains(key)) << i << key;
+      if (!of_a[i].contains(key)) continue;
+      const double x = of_a[i][key], y = of_b[i][key];
+      EXPECT_LE(std::abs(x - y), tolerance * std::abs(y)) << "line " << i << ": " << key;
+    }
+}
+
+std::vector<float> read_field(const std::string& store, const std::string& name) {
+  const ZarrArray array = ZarrArray::open(open_store(store), name);
+  int64_t size = 1;
+  for (const int64_t n : array.shape()) size *= n;
+  std::vector<float> values(static_cast<size_t>(size));
+  ThreadPool pool(0);
+  array.read(array.whole(), values.data(), pool);
+  return values;
+}
+
+TEST(TrainingRanks, TwentyStepsEqualOneRank) {
+  const SharedFolder folder;
+  struct Case {
+    const char* name;
+    ProcessorKind processor;
+    ExchangeKind exchange;
+  };
+  for (const Case& c : {Case{"graph", ProcessorKind::graph_transformer, ExchangeKind::halo},
+                        Case{"window", ProcessorKind::transformer, ExchangeKind::allgather}}) {
+    SCOPED_TRACE(c.name);
+    RunConfig one = folder.config(std::string(c.name) + "_one");
+    one.model.processor.kind = c.processor;
+    one.model.processor.window = 6;
+    one.parallel.exchange = c.exchange;
+    RunConfig all = one;
+    all.output = folder / (std::string(c.name) + "_all");
+    train_on(1, one);
+    train_on(world().size(), all);
+    expect_same_training(all, one);
+  }
+}
+
+TEST(TrainingRanks, AnyNumberGoesOnForecastsAndEvaluates) {
+  if (world().size() > 4) GTEST_SKIP() << "takes long, and shows no more than on 4";
+  const SharedFolder folder;
+  const int all = world().size(), fewer = std::max(1, all - 1);
+  const RunConfig whole = folder.config("whole");
+  train_on(1, whole);
+  RunConfig parts = folder.config("parts");
+  parts.training.max_steps = 10;
+  train_on(all, parts);
+  parts.training.max_steps = 20;
+  train_on(fewer, parts, 0, true);
+  expect_same_training(parts, whole);
+
+  std::vector<ForecastScore> scores_of_one, scores_of_all;
+  RunConfig forecast = parts;
+  const auto forecast_on = [&](int size, const std::string& name) {
+    forecast.forecast.output = name;
+    on_ranks(size, 0, [&](const ProcessGrid& ranks) { make_forecasts(forecast, parts.output, *ranks.world); });
+  };
+  forecast_on(1, "one");
+  forecast_on(all, "all");
+  on_ranks(1, 0, [&](const ProcessGrid& ranks) { scores_of_one = make_evaluation(parts, parts.output, *ranks.world); });
+  const std::string report = world().rank() == 0 ? read_text_file(parts.output + "/report.html") : "";
+  on_ranks(all, 0,
+           [&](const ProcessGrid& ranks) { scores_of_all = make_evaluation(parts, parts.output, *ranks.world); });
+  if (world().rank() > 0) return;
+  for (const char* name : {"a", "b", "p"}) {
+    const auto x = read_field(parts.output + "/all.zarr", name), y = read_field(parts.output + "/one.zarr", name);
+    ASSERT_EQ(x.size(), y.size());
+    ASSERT_EQ(y.size(), size_t(8 * 3 * test::kTinyRows * test::kTinyColumns));
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i], y[i], 2e-6 * (1 + std::abs(y[i]))) << name << i;
+  }
+  ASSERT_EQ(scores_of_all.size(), scores_of_one.size());
+  for (size_t i = 0; i < scores_of_all.size(); ++i) {
+    const ForecastScore &x = scores_of_all[i], &y = scores_of_one[i];
+    EXPECT_EQ(x.num_targets, y.num_targets);
+    EXPECT_NEAR(x.rmse, y.rmse, 1e-6 * y.rmse);
+    EXPECT_NEAR(x.rmse_damped_anomaly, y.rmse_damped_anomaly, 1e-9 * y.rmse_damped_anomaly);
+    EXPECT_NEAR(x.anomaly_correlation, y.anomaly_correlation, 1e-6);
+  }
+  // The maps too: a picture shows no rounding.
+  EXPECT_EQ(read_text_file(parts.output + "/report.html").size(), report.size());
+}
+
+TEST(TrainingRanks, DataGroupsEqualMicroSteps) {
+  if (world().size() % 2 != 0) GTEST_SKIP() << "needs an even number of ranks";
+  const SharedFolder folder;
+  RunConfig one = folder.config("one"), groups = folder.config("groups");
+  one.training.micro_steps = 4;
+  groups.training.micro_steps = 2;
+  groups.training.max_steps = 10;
+  groups.parallel.model_ranks = world().size() / 2;
+  train_on(1, one);
+  train_on(world().size(), groups, groups.parallel.model_ranks);
+  groups.training.max_steps = 20;
+  groups.training.micro_steps = 4;
+  train_on(1, groups, 0, true);  // goes on with what two groups wrote
+  expect_same_training(groups, one);
+}
+
+TEST(TrainingRanks, RepeatsBitForBit) {
+  const SharedFolder folder;
+  RunConfig first = folder.config("first");
+  first.training.max_steps = 10;
+  first.precision = Precision::f32;
+  first.parallel.model_ranks = world().size() % 2 == 0 ? world().size() / 2 : 0;
+  RunConfig second = first;
+  second.output = folder / "second";
+  train_on(world().size(), first, first.parallel.model_ranks);
+  train_on(world().size(), second, first.parallel.model_ranks);
+  if (world().rank() > 0) return;
+  EXPECT_EQ(read_text_file(first.output + "/metrics.jsonl"), read_text_file(second.output + "/metrics.jsonl"));
+  const Hdf5File a = Hdf5File::open(step_checkpoint(first.output, 10));
+  const Hdf5File b = Hdf5File::open(step_checkpoint(second.output, 10));
+  for (const std::string& name : arrays_below(a, "parameters"))
+    EXPECT_EQ(a.read_vector<float>(name), b.read_vector<float>(name)) << name;
+}
+
+TEST(TrainingRanks, MemoryIsDividedAndABudgetHoldsOnAll) {
+  const SharedFolder folder;
+  RunConfig config = folder.config("budget");
+  on_ranks(world().size(), 0, [&](const ProcessGrid& ranks) {
+    ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+    const int64_t one = plan_memory(setup, Device::cpu()).training_peak.bytes;
+    const MemoryReport own = plan_memory(setup, Device::cpu(), ranks);
+    EXPECT_LE(double(own.training_peak.bytes), (1.0 / double(world().size()) + 0.35) * double(one));
+    setup.config.memory.budget = fmt::format("{}", world().largest(own.training_bytes()) * 9 / 10);
+    const ModelConfig fitted = fit_to_budget(setup, Device::cpu(), ranks).model;
+    const std::string choice = fmt::format("{} {}", to_string(fitted.recompute), fitted.encoder.num_chunks);
+    check_agreement(world(), "choice", choice);
+    EXPECT_NE(choice, "none 1");
+  });
+}
+
+TEST(TrainingRanks, WhatCannotWorkIsToldOnEveryRank) {
+  if (world().size() == 1) GTEST_SKIP() << "needs several ranks";
+  const SharedFolder folder;
+  const auto error_with = [&](const RunConfig& config) {
+    std::string message;
+    on_ranks(world().size(), 0,
+             [&](const ProcessGrid& ranks) { message = test::message_of([&] { train(config, {}, ranks); }); });
+    return message;
+  };
+  RunConfig config = folder.config("seeds");
+  config.training.seed = 10 + world().rank();
+  EXPECT_NE(error_with(config).find("config: the configuration of rank 1 differs from that of rank 0"),
+            std::string::npos);
+  config = folder.config("rmse");
+  config.training.loss.score = Score::rmse;
+  EXPECT_NE(error_with(config).find("unsupported: training.loss.score is rmse"), std::string::npos);
+  if (world().size() < 8) return;
+  config = folder.config("few");
+  config.graph.build.hidden = {.kind = NodesKind::regular, .num_latitudes = 2, .num_longitudes = 3};
+  config.graph.build.processor.kind = EdgesKind::knn;
+  config.graph.build.processor.num_nearest_neighbours = 3;
+  config.graph.build.encoder.cutoff_factor = 1.5;
+  EXPECT_NE(error_with(config).find("config: 8 ranks cannot share the 6 nodes of hidden"), std::string::npos)
+      << error_with(config);
+}
+
+}  // namespace
+}  // namespace boreas
+
+BOREAS_RANKS_MAIN
