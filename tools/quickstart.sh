@@ -4,11 +4,13 @@
 #   tools/quickstart.sh           about 5 minutes on 2 cores, the build included
 #   tools/quickstart.sh --fast    about 3 minutes: a smaller model, trained shortly
 #   tools/quickstart.sh --cuda    computes on the GPU (needs one, and nvcc)
+#   tools/quickstart.sh --ranks=2   splits each sample over ranks on the CPU (needs MPI)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fast=()
 device=()
+launch=()
 output=quickstart
 for option in "$@"; do
   case "$option" in
@@ -17,7 +19,12 @@ for option in "$@"; do
       fast=(--set "output=$output/run" --set "data.dataset.path=$output/winds.zarr" --set model.num_channels=32 --set model.processor.num_layers=1
             --set training.max_steps=150 --set training.learning_rate.warmup_steps=20 --set training.ema_decay=0.9) ;;
     --cuda) device=(--set device=cuda) ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --ranks=*)
+      command -v mpirun >/dev/null || { echo "--ranks: mpirun is not on the PATH; install libopenmpi-dev and openmpi-bin" >&2; exit 2; }
+      ranks="${option#--ranks=}"
+      launch=(env "OMP_NUM_THREADS=$((($(nproc) + ranks - 1) / ranks))" mpirun -n "$ranks" --bind-to none --oversubscribe)
+      if [ "$(id -u)" = 0 ]; then launch+=(--allow-run-as-root); fi ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $option; see $0 --help" >&2; exit 2 ;;
   esac
 done
@@ -54,11 +61,11 @@ step "graph"
 $boreas graph "${config[@]}"
 
 step "train"
-$boreas train "${config[@]}" --resume
+"${launch[@]}" $boreas train "${config[@]}" --resume
 
 step "forecast"
-$boreas forecast "${config[@]}"
+"${launch[@]}" $boreas forecast "${config[@]}"
 
 step "evaluate"
-$boreas evaluate "${config[@]}"
+"${launch[@]}" $boreas evaluate "${config[@]}"
 step "done"
