@@ -24,8 +24,8 @@
 #include "bench/engine/synthetic.h"
 #include "engine/memory_plan.h"
 #include "engine/training_step.h"
-#include "kernels/elementwise/elementwise.h"
 #include "kernels/core/rng.h"
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/linear/linear.h"
 
 namespace boreas::bench {
