@@ -80,19 +80,18 @@ void add_all() {
   BOREAS_SHAPE(ForwardShape, 64, 3, 128, 3);
   BOREAS_SHAPE(ForwardShape, 64, 3, 128, 3, true);
   BOREAS_SHAPE(ForwardShape, 64, 3, 112, 3, true);
+  BOREAS_SHAPE(BackwardShape, false, 64, 2, 128, 2);
+  BOREAS_SHAPE(BackwardShape, false, 64, 2, 64, 3, true);
+  BOREAS_SHAPE(BackwardShape, false, 64, 2, 96, 3, true);
   BOREAS_SHAPE(BackwardShape, false, 64, 3, 64, 3);
-  BOREAS_SHAPE(BackwardShape, false, 64, 3, 64, 3, true);
-  BOREAS_SHAPE(BackwardShape, false, 64, 3, 64, 4, true);
   BOREAS_SHAPE(BackwardShape, true, 64, 2, 64, 3);
   BOREAS_SHAPE(BackwardShape, true, 64, 2, 64, 3, true);
   BOREAS_SHAPE(BackwardShape, true, 64, 2, 64, 4, true);
 
   BOREAS_SHAPE(ForwardShape, 32, 3, 128, 4, true);
   BOREAS_SHAPE(BackwardShape, false, 32, 3, 64, 4);
-  BOREAS_SHAPE(BackwardShape, false, 32, 3, 64, 4, true);
-  BOREAS_SHAPE(BackwardShape, false, 32, 3, 96, 3, true);
   BOREAS_SHAPE(BackwardShape, true, 32, 3, 64, 4);
-  BOREAS_SHAPE(BackwardShape, true, 32, 3, 64, 4, true);
+  BOREAS_SHAPE(BackwardShape, true, 32, 2, 64, 4, true);
 
   BOREAS_SHAPE(ForwardShape, 128, 2, 128, 2);
   BOREAS_SHAPE(BackwardShape, false, 128, 2, 64, 2);

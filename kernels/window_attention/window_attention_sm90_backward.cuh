@@ -122,6 +122,12 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
       }
     }
   };
+  const auto read_owned = [&] {
+    if constexpr (C::kHold) {
+      Layout::read(memory.memory + (memory.owned_tile(use, group, 0) - memory.base), a1, lane);
+      Layout::read(memory.memory + (memory.owned_tile(use, group, 1) - memory.base), a2, lane);
+    }
+  };
   const auto issue_scores = [&](int of_use) {
     hold(s);
     hold(d);
@@ -222,13 +228,12 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
     const Steps steps(band, tile, row, kStep);
     load_terms(tile);
     memory.owned.wait(use);
-    if constexpr (C::kHold) {
-      Layout::read(memory.memory + (memory.owned_tile(use, group, 0) - memory.base), a1, lane);
-      Layout::read(memory.memory + (memory.owned_tile(use, group, 1) - memory.base), a2, lane);
-    }
+    read_owned();
     passing.skip(first_use + steps.begin);
     for (int step = steps.begin; step < steps.end; ++step) {
       memory.passing.wait(first_use + step);
+      // Never so. But operands in registers that a loop does not change lose them to others (ptxas 13.0).
+      if (C::kHold && band.length < 0) read_owned();
       issue_scores(first_use + step);
       wgmma_wait<1>();
       hold(s);

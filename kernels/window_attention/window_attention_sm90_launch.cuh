@@ -71,13 +71,13 @@ struct Shapes;
 template <>
 struct Shapes<32> {
   using Forward = ForwardShape<32, 3, 128, 4, true>;
-  using ByQueries = BackwardShape<false, 32, 3, 64, 4, true>;
+  using ByQueries = BackwardShape<false, 32, 3, 64, 4>;
   using ByKeys = BackwardShape<true, 32, 3, 64, 4>;
 };
 template <>
 struct Shapes<64> {
   using Forward = ForwardShape<64, 3, 128, 3, true>;
-  using ByQueries = BackwardShape<false, 64, 3, 64, 4, true>;
+  using ByQueries = BackwardShape<false, 64, 2, 128, 2>;
   using ByKeys = BackwardShape<true, 64, 2, 64, 3, true>;
 };
 template <>
