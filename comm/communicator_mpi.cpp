@@ -102,8 +102,8 @@ class Mpi final : public Communicator {
   }
 
   [[noreturn]] void abort(const std::string& message, int status) override {
-    // An error that all ranks find is told by one: the others are ended before they speak.
-    if (world_rank_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    // An error that all ranks find is told by the first of them: the others are ended before they speak.
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::min(4000, 400 * world_rank_)));
     std::fprintf(stderr, "rank %d: %s\n", world_rank_, message.c_str());
     std::fflush(stderr);
     MPI_Abort(MPI_COMM_WORLD, status);

@@ -32,7 +32,7 @@ class HostView {
   Tensor tensor_, host_;
 };
 
-constexpr int64_t kSlabBytes = int64_t{16} << 20;
+constexpr int64_t kSlabBytes = int64_t{1} << 20;
 
 // The shape of an array in the file; `rows`: of this rank.
 Shape whole_shape(const Tensor& rows, const ShardSpec& shards) {

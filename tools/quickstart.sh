@@ -4,7 +4,7 @@
 #   tools/quickstart.sh           about 5 minutes on 2 cores, the build included
 #   tools/quickstart.sh --fast    about 3 minutes: a smaller model, trained shortly
 #   tools/quickstart.sh --cuda    computes on the GPU (needs one, and nvcc)
-#   tools/quickstart.sh --ranks=2   splits each sample over ranks on the CPU (needs MPI)
+#   tools/quickstart.sh --ranks=2 splits each sample over so many ranks on the CPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,6 @@ for option in "$@"; do
             --set training.max_steps=150 --set training.learning_rate.warmup_steps=20 --set training.ema_decay=0.9) ;;
     --cuda) device=(--set device=cuda) ;;
     --ranks=*)
-      command -v mpirun >/dev/null || { echo "--ranks: mpirun is not on the PATH; install libopenmpi-dev and openmpi-bin" >&2; exit 2; }
       ranks="${option#--ranks=}"
       launch=(env "OMP_NUM_THREADS=$((($(nproc) + ranks - 1) / ranks))" mpirun -n "$ranks" --bind-to none --oversubscribe)
       if [ "$(id -u)" = 0 ]; then launch+=(--allow-run-as-root); fi ;;

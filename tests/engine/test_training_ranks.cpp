@@ -14,6 +14,7 @@
 #include "tests/support/error_of.h"
 #include "tests/support/ranks.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tolerances.h"
 
 namespace boreas {
 namespace {
@@ -234,6 +235,31 @@ TEST(TrainingRanks, RepeatsBitForBit) {
   const Hdf5File b = Hdf5File::open(step_checkpoint(second.output, 10));
   for (const std::string& name : arrays_below(a, "parameters"))
     EXPECT_EQ(a.read_vector<float>(name), b.read_vector<float>(name)) << name;
+}
+
+TEST(TrainingRanks, ShardsPassInSlabs) {
+  const SharedFolder folder;
+  RunConfig config = folder.config("slabs");
+  config.model.trainable.data = 10000;  // a row is 80 kB, and a slab of 1 MiB has 13
+  const std::string path = step_checkpoint(config.output, 0), name = "node_attributes.trainable_tensors.data.trainable";
+  on_ranks(world().size(), 0, [&](const ProcessGrid& ranks) {
+    const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+    TrainingStep step(setup, Device::cpu(), ranks), again(setup, Device::cpu(), ranks);
+    step.materialise();
+    again.materialise();
+    step.model().parameters().for_each([&](const std::string& of, Tensor value, Tensor) {
+      const Range rows = step.model().parameters().shards_of(of).rows;
+      for (int64_t i = 0; i < value.size(); ++i) value.as<double>()[i] = double(rows.begin * value.cols() + i);
+    });
+    save_checkpoint(path, step.model(), step.optimizer(), {});
+    ranks.world->barrier();
+    load_checkpoint(path, again.model(), again.optimizer());
+    EXPECT_TRUE(test::identical(again.model().parameters().flat_masters(), step.model().parameters().flat_masters()));
+  });
+  if (world().rank() > 0) return;
+  const auto whole = Hdf5File::open(path).read_vector<double>("parameters/" + name);
+  ASSERT_EQ(whole.size(), size_t(test::kTinyRows * test::kTinyColumns * 10000));
+  for (size_t i = 0; i < whole.size(); ++i) ASSERT_EQ(whole[i], double(i));
 }
 
 TEST(TrainingRanks, MemoryIsDividedAndABudgetHoldsOnAll) {
