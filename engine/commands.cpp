@@ -17,6 +17,7 @@
 #include "engine/training_step.h"
 #include "engine/weights_io.h"
 #include "io/forecast_writer.h"
+#include "models/communication.h"
 
 namespace boreas {
 
@@ -98,6 +99,24 @@ std::vector<ReportMap> draw_maps(const MapRenderer& renderer, const Evaluation::
 std::string make_graph(const RunConfig& config) {
   const DatasetReader reader = DatasetReader::open(config.data.dataset);
   return summary(make_setup(config, reader, GraphCache::keep).graph);
+}
+
+std::string make_plan(const RunConfig& config, const ProcessGrid& ranks) {
+  const MemoryReport report = plan(config, ranks);
+  Communicator& world = *ranks.world;
+  const bool needs_most = report.training_bytes() == world.largest(report.training_bytes());
+  const int64_t rank = world.size() - world.largest(needs_most ? world.size() - world.rank() : 0);
+  const std::string title =
+      world.size() > 1 ? fmt::format("rank {} of {}, which needs most\n", rank, world.size()) : "";
+  return title + world.text_of(int(rank), report.table());
+}
+
+std::string make_communication_plan(const RunConfig& config, int64_t num_ranks) {
+  BOREAS_CHECK(num_ranks >= 1, invalid_argument, "--ranks is {}; expected at least 1", num_ranks);
+  const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+  const auto parts =
+      plan_communication(config.model, setup.shape(), setup.graph, num_ranks, storage_type(config.precision));
+  return communication_table(parts, num_ranks);
 }
 
 std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks) {

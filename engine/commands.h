@@ -13,6 +13,12 @@ namespace boreas {
 /// Returns its summary: nodes, edges, degrees.
 std::string make_graph(const RunConfig& config);
 
+/// The memory that a training and a forecast will need, by owner, of the rank that needs most.
+std::string make_plan(const RunConfig& config, const ProcessGrid& ranks = ProcessGrid::one_rank());
+
+/// What `num_ranks` ranks that share a sample would send each other, worked out on one.
+std::string make_communication_plan(const RunConfig& config, int64_t num_ranks);
+
 /// Makes the forecasts of config.forecast with a checkpoint (a file, or an output folder: its best, else its latest),
 /// and writes them in every format asked for. Returns the paths written. All `ranks` share the model and call this
 /// together; rank 0 writes, a field at a time.

@@ -141,12 +141,12 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGri
               by_free ? "Free its memory, or " : "Raise the budget, or ");
 }
 
-MemoryReport plan(const RunConfig& config) {
+MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks) {
   validate(config);
   const Device device = choose_device(config, Purpose::plan);
   ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
-  setup.config = fit_to_budget(setup, device);
-  return plan_memory(setup, device);
+  setup.config = fit_to_budget(setup, device, ranks);
+  return plan_memory(setup, device, ranks);
 }
 
 Device choose_device(const RunConfig& config, Purpose purpose) {

@@ -37,7 +37,7 @@ struct MemoryReport {
 MemoryReport plan_memory(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
 
 /// The same from a configuration: opens the dataset for its metadata only, builds the graph, obeys memory.budget.
-MemoryReport plan(const RunConfig& config);
+MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks = ProcessGrid::one_rank());
 
 /// To fit memory.budget, on a GPU by default what is free there: tries settings from fastest to smallest, recompute
 /// none, mappers, block with 1, 2, .. 16 chunks each, then step with 1, 2, 4, .. chunks, never below what the config

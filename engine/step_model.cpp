@@ -7,8 +7,6 @@
 
 namespace boreas {
 
-namespace {
-
 DType storage_type(Precision precision) {
   switch (precision) {
     case Precision::f64:
@@ -20,8 +18,6 @@ DType storage_type(Precision precision) {
   }
   return DType::f32;
 }
-
-}  // namespace
 
 StepModel::StepModel(const ModelSetup& setup, Device device, Communicator* ranks)
     : setup_(setup),

@@ -8,6 +8,9 @@
 
 namespace boreas {
 
+/// Of weights and activations.
+DType storage_type(Precision precision);
+
 /// Physical fields of some samples at consecutive times, as datasets hold them.
 struct FieldWindow {
   Tensor fields;  ///< f32 [samples, times, variables, members * cells]

@@ -53,6 +53,9 @@ class Trainer {
   void validate();
   void save(const std::string& path);
   std::string speed();
+  int64_t bytes_sent() const {
+    return ranks_.world->bytes_sent() + ranks_.model->bytes_sent() + ranks_.data->bytes_sent();
+  }
   void log(const std::string& text) {
     if (progress_) progress_->log(text);
   }
@@ -88,6 +91,7 @@ class Trainer {
   };
   std::deque<Queued> queued_;
   std::vector<double> seconds_, data_seconds_;  // of the updates of this run
+  int64_t bytes_sent_ = 0;                      // in them
   double last_loss_ = 0;
   std::string last_checkpoint_;
 };
@@ -220,8 +224,10 @@ bool Trainer::out_of_patience() const {
 // A GPU computes one update while the host reads, queues and writes those around it.
 void Trainer::queue_update() {
   const double rate = learning_rate_at(training().learning_rate, decay_steps(), state_.step);
+  const int64_t sent_before = bytes_sent();
   step_.update(
       *ctx_, [&] { return pipeline_->next(*ctx_); }, state_.rollout, state_.step + 1, rate);
+  bytes_sent_ += bytes_sent() - sent_before;
   queued_.push_back({state_.step + 1, state_.epoch, state_.rollout, rate});
   ++state_.step;
   if (++state_.step_in_epoch == steps_per_epoch(state_.rollout)) {
@@ -345,6 +351,8 @@ std::string Trainer::speed() {
       "without what is recomputed; ",
       seconds * 1e3, median(data_seconds_) * 1e3, double(samples_per_update()) / seconds,
       double(work.flops) / seconds * 1e-12, double(work.flops_without_recompute) / seconds * 1e-12);
+  if (ranks_.world->size() > 1)
+    text += fmt::format("each sent about {}; ", format_bytes(bytes_sent_ / int64_t(seconds_.size())));
   if (!device_.is_cuda()) return text + format_bytes(live_bytes()) + " in buffers";
   const DeviceMemory memory = memory_of(device_);
   return text + fmt::format("{} in buffers, {} in use on {} as its driver sees it", format_bytes(live_device_bytes()),

@@ -150,7 +150,7 @@ class Session {
     return config;
   }
   void check_command(const std::string& name) const {
-    const bool shares = name == "train" || name == "forecast" || name == "evaluate";
+    const bool shares = name == "plan" || name == "train" || name == "forecast" || name == "evaluate";
     BOREAS_CHECK(shares || world_->size() == 1, unsupported, "`boreas {}` runs on one rank, and {} were started", name,
                  world_->size());
   }
@@ -178,8 +178,15 @@ void add_run_commands(CLI::App& app, Session& session) {
     command->callback([=] { fmt::print("{}", make_graph(arguments->load())); });
   });
 
-  on_config("plan", "work out the memory that a run will need, before it runs", [](CLI::App* command, auto arguments) {
-    command->callback([=] { fmt::print("{}", plan(arguments->load()).table()); });
+  on_config("plan", "work out the memory that a run will need, before it runs", [&](CLI::App* command, auto arguments) {
+    auto num_ranks = std::make_shared<int64_t>(0);
+    command->add_option("--ranks", *num_ranks,
+                        "and what so many ranks that share a sample would send each other; none need to be there");
+    command->callback([=, &session] {
+      const RunConfig config = session.load(*arguments);
+      session.print("{}", make_plan(config, session.grid(config.parallel.model_ranks)));
+      if (*num_ranks != 0 && session.is_root()) fmt::print("{}", make_communication_plan(config, *num_ranks));
+    });
   });
 
   on_config("train", "train a model", [&](CLI::App* command, auto arguments) {

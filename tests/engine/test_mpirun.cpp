@@ -73,6 +73,10 @@ class MpiRun : public CommandLine {
 };
 
 TEST_F(MpiRun, FromTrainingToScores) {
+  const std::string plan = succeed_on(3, "plan config.yaml --ranks 4");
+  EXPECT_TRUE(plan.starts_with("rank ")) << plan;
+  for (const char* text : {" of 3, which needs most", "gradients", "processor"})
+    EXPECT_NE(plan.find(text), std::string::npos) << plan;
   EXPECT_EQ(succeed_on(2, "train config.yaml"), "wrote run/checkpoints/step_00000004.h5\n");
   EXPECT_EQ(lines_of(read_text_file(folder / "run/metrics.jsonl")).size(), 4U);
   EXPECT_EQ(succeed_on(3, "forecast config.yaml"), "wrote run/winds.zarr\n");
