@@ -87,7 +87,8 @@ inline const Graph& global_graph(const std::string& name, bool hilbert) {
   return graphs.at(fmt::format("{}{}", name, hilbert));
 }
 
-/// A forward and a backward with 16 heads, 11 edge attributes in padded rows and 8 of them trainable, in bf16.
+/// A forward and a backward with 16 heads, 11 edge attributes in padded rows and 8 of them trainable, in bf16; without r,
+/// as others compute it.
 struct GraphAttentionProblem {
   Bench data{Device::cuda(0)};
   GraphAttentionForward forward;
@@ -106,7 +107,6 @@ struct GraphAttentionProblem {
                .edge_attributes = data.random(kType, {graph.num_edges(), kPadded}).columns({0, kAttributes}),
                .w_edge = data.random(kType, {channels, kAttributes}),
                .b_edge = data.random(kType, {channels}),
-               .r = data.random(kType, {num_dst, channels}),
                .num_heads = kHeads,
                .o = data.zeros(kType, {num_dst, channels}),
                .stats = data.zeros(DType::f32, {num_dst, kHeads})};

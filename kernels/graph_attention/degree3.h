@@ -34,7 +34,7 @@ struct BackwardScratch {
 };
 
 /// bf16, heads of 32, 64 or 128 channels, at most 15 attributes, gradients of at most 8 of them, rows of 16-byte
-/// alignment, and a Hopper GPU (or none, where a plan is made).
+/// alignment (those of the attributes too), and a Hopper GPU (or none, where a plan is made).
 bool supports(const GraphAttentionForward& op);
 bool supports(const GraphAttentionBackward& op);
 

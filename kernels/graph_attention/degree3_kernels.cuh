@@ -5,10 +5,10 @@
 // over edges are products with a 16 x 16 matrix that has three elements a row. Rows of q, k and v come as a whole into
 // shared memory, those of k and v once a tile.
 //
-// A block has a warp a head, which computes, and two more: one finds the unions of the next tiles and starts the copies
-// of their rows into a ring of stages, one takes results away. Each stage has three barriers: `loaded` (the rows are
-// there), `computed` (all heads have left their results), `drained` (the stage may be filled again). A tile without
-// destinations ends the work. A launch computes a slice of the heads, at most kMostChannels channels.
+// A block has a warp a head, which computes, and a warp a stage of a ring in shared memory. The warp of a stage finds
+// the unions of its tiles, starts the copies of their rows, and takes away what the heads leave for it. Each stage has
+// two barriers: `loaded` (the rows are there) and `computed` (all heads have done their part). A tile without
+// destinations ends the work of a stage. A launch computes a slice of the heads, at most kMostChannels channels.
 //
 // In a stage, the columns of a head belong to the warp of that head while it computes: results, and values on their way
 // between lanes, go where inputs were that are no longer needed. Rows beyond the destinations or sources of a tile hold
@@ -29,8 +29,9 @@ namespace boreas::cuda::degree3 {
 
 inline constexpr int kDegree = 3, kTileEdges = kDegree * kTile, kTileSources = 16, kBias = kSlots - 1;
 
+inline constexpr int kMostStages = 4;
 template <int D>
-inline constexpr int kMostThreads = (kMostChannels / D + 2) * 32;
+inline constexpr int kMostThreads = (kMostChannels / D + kMostStages) * 32;
 
 template <class T>
 struct Rows {
@@ -79,12 +80,14 @@ struct Backward {
 
 struct alignas(16) TileHeader {
   int32_t begin, count;
-  float4 attributes[kTileEdges * kSlots / 4];  // [edge, p]: the slots of lane p
-  uint4 columns[kDegree][32];                  // [s, lane]: see scatter_weights
-  uint8_t offset_of[kTileEdges];               // bytes to the edge's source, in a row of one float a source
+  uint2 attributes[kTileEdges * kSlots / 4];  // [edge, p]: the slots of lane p
+  uint4 columns[kDegree][32];                 // [s, lane]: see scatter_weights
+  uint8_t offset_of[kTileEdges];              // bytes to the edge's source, in a row of one float a source
+  uint4 raw[kTileEdges * 2];                  // of the warp that loads: rows of attributes,
+  uint32_t keys[kTileEdges];                  // and what tells sources apart
 };
 
-inline constexpr int kMostStages = 4, kBarrierBytes = 128;
+inline constexpr int kBarrierBytes = 128;
 inline constexpr int kWeightsStride = 50;  // words of a head: neither side of the staging has bank conflicts
 
 template <class P>
@@ -103,7 +106,7 @@ struct Layout {
 };
 
 struct Barriers {
-  SharedBarrier loaded[kMostStages], computed[kMostStages], drained[kMostStages];
+  SharedBarrier loaded[kMostStages], computed[kMostStages];
 };
 
 /// The stages as one warp goes through them.
@@ -122,26 +125,37 @@ struct Ring {
   __device__ char* results() const { return at() + layout.results; }
   /// Array 0 is q; k and v are the last two.
   __device__ char* rows(int array) const { return at() + layout.rows + array * kTile * layout.row_stride; }
-  __device__ void next() {
-    if (++stage < num_stages) return;
-    stage = 0;
-    phase ^= 1;
+  /// Calls f at every tile, once it is loaded: those of the stages in turns.
+  template <class F>
+  __device__ void for_tiles(F&& f) {
+    for (uint32_t live = (1u << num_stages) - 1; live != 0; ++stage) {
+      if (stage == num_stages) {
+        stage = 0;
+        phase ^= 1;
+      }
+      if ((live >> stage & 1) == 0) continue;
+      wait_phase(&barriers().loaded[stage], phase);
+      if (header().count > 0)
+        f();
+      else
+        live &= ~(1u << stage);
+    }
   }
 };
 
-// --- the warp that loads ---
+// --- the warp of a stage: what it loads ---
 
 __device__ inline int bits_up_to(uint32_t low, uint32_t high, int last) {
   return last < 32 ? __popc(low & ((2u << last) - 1)) : __popc(low) + __popc(high & ((2u << (last - 32)) - 1));
 }
 
 /// What a lane loads for a tile: the sources of its edges, lane and lane + 32, with those of the two edges before, and
-/// attributes of six edges, as lane p of the computing warps wants them.
+/// halves of rows of attributes.
 struct TileInputs {
   int64_t begin;
   int num_edges;  // up to the end of the block of 16 destinations
   int32_t src[2][kDegree];
-  float4 attributes[6];
+  uint4 raw[kTileEdges * 2 / 32];
 
   __device__ TileInputs(const Inputs& in, int64_t begin, int lane) : begin(begin) {
     const int64_t end = min((begin / kTile + 1) * kTile, in.num_dst);
@@ -154,13 +168,11 @@ struct TileInputs {
         src[u][before] = edge >= 0 && edge < num_edges ? in.src_of[begin * kDegree + edge] : -1;
       }
 #pragma unroll
-    for (int u = 0; u < 6; ++u) {
-      const int edge = lane / 4 + 8 * u, slot = lane % 4 * 2;
-      const bfloat16* const row = in.attributes.at(begin * kDegree + edge);
-      const auto value = [&](int s) {
-        return edge < num_edges && s < in.num_attributes ? widen(row[in.attribute_of(s)]) : 0.f;
-      };
-      attributes[u] = make_float4(value(slot), value(slot + 1), value(slot + 8), value(slot + 9));
+    for (int u = 0; u < kTileEdges * 2 / 32; ++u) {
+      const int edge = lane / 2 + 16 * u, column = lane % 2 * 8;
+      raw[u] = make_uint4(0, 0, 0, 0);
+      if (edge < num_edges && column < in.num_attributes)
+        raw[u] = *reinterpret_cast<const uint4*>(in.attributes.at(begin * kDegree + edge) + column);
     }
   }
 };
@@ -171,7 +183,7 @@ struct Union {
   uint32_t leads[2];  // edges that are the first with their source, as bits
   int first[2];       // edge that leads for an edge of this lane
 
-  __device__ Union(const TileInputs& tile, int lane) {
+  __device__ Union(const TileInputs& tile, uint32_t* keys, int lane) {
     uint32_t key[2];
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
@@ -179,14 +191,19 @@ struct Union {
       const int32_t* const src = tile.src[u];
       const int repeats = (s >= 1 && src[1] == src[0]) + (s == 2 && src[2] == src[0]);
       key[u] = edge < tile.num_edges ? uint32_t(src[0]) | uint32_t(repeats) << 30 : ~uint32_t(edge);
+      if (edge < kTileEdges) keys[edge] = key[u];
       first[u] = edge;
     }
+    __syncwarp();
 #pragma unroll
-    for (int other = kTileEdges - 1; other >= 0; --other) {
-      const uint32_t theirs = __shfl_sync(kFullMask, key[other / 32], other % 32);
+    for (int quad = kTileEdges / 4 - 1; quad >= 0; --quad) {
+      const uint4 four = *reinterpret_cast<const uint4*>(keys + 4 * quad);
+      const uint32_t theirs[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-      for (int u = other / 32; u < 2; ++u)
-        if (theirs == key[u] && other < first[u]) first[u] = other;
+      for (int i = 3; i >= 0; --i)
+#pragma unroll
+        for (int u = quad / 8; u < 2; ++u)
+          if (theirs[i] == key[u]) first[u] = 4 * quad + i;  // the last one found is the first of all
     }
 #pragma unroll
     for (int u = 0; u < 2; ++u)
@@ -196,28 +213,122 @@ struct Union {
   __device__ int size_up_to(int edge) const { return bits_up_to(leads[0], leads[1], edge); }
 };
 
+// --- the warp of a stage: what it takes away ---
+
+/// Calls f(i, h) for i < count and all heads, consecutive heads in consecutive lanes.
+template <class F>
+__device__ void for_heads(int count, int num_heads, int lane, F&& f) {
+  if (32 % num_heads == 0) {
+#pragma unroll 8
+    for (int i = lane / num_heads; i < count; i += 32 / num_heads) f(i, lane % num_heads);
+    return;
+  }
+  for (int i = lane / num_heads, h = lane % num_heads; i < count;) {
+    f(i, h);
+    for (h += 32; h >= num_heads; h -= num_heads) ++i;
+  }
+}
+
+/// Takes the results of the last tile away, once they are there.
+template <int D>
+__device__ void drain_tile(const Forward& p, const Ring<Forward>& ring, int lane) {
+  const int num_heads = p.in.num_heads;
+  const int64_t begin = ring.header().begin;
+  const int count = ring.header().count;
+  wait_phase(&ring.barriers().computed[ring.stage], ring.phase ^ 1);
+  const float* const stats = reinterpret_cast<const float*>(ring.results());
+  for_heads(count, num_heads, lane, [&](int i, int h) { p.stats.at(begin + i)[h] = stats[i * (num_heads + 1) + h]; });
+  __syncwarp();
+}
+
+template <int D>
+__device__ void drain_tile(const Backward& p, const Ring<Backward>& ring, int lane) {
+  constexpr int kItems = kTileEdges * kGradientSlots / 4 / 32;
+  const int num_heads = p.in.num_heads, row_stride = ring.layout.row_stride;
+  const bool vectors = p.num_gradients == kGradientSlots && p.d_attributes.stride % 4 == 0 &&
+                       reinterpret_cast<uintptr_t>(p.d_attributes.data) % 16 == 0;
+  const int64_t first_edge = int64_t(ring.header().begin) * kDegree;
+  const int count = ring.header().count;
+
+  // Two edges lie in a row, as compute_tiles places them; a lane adds four slots of an edge over the heads.
+  float4 total[kItems];
+  int edge[kItems];
+  const int row = lane / 8 + lane % 8 / 4 * 4, half = lane % 2 * 4;
+#pragma unroll
+  for (int u = 0; u < kItems; ++u) {
+    const int place = 2 * u + lane % 4 / 2;
+    edge[u] = (row + place / kDegree * 8) * kDegree + place % kDegree;
+    total[u] = make_float4(0, 0, 0, 0);
+    if (edge[u] >= count * kDegree || !p.d_attributes.data) continue;
+    const float* const from = p.d_attributes.at(first_edge + edge[u]) + half;
+    if (vectors) {
+      total[u] = *reinterpret_cast<const float4*>(from);
+    } else {
+      if (half + 0 < p.num_gradients) total[u].x = from[0];
+      if (half + 1 < p.num_gradients) total[u].y = from[1];
+      if (half + 2 < p.num_gradients) total[u].z = from[2];
+      if (half + 3 < p.num_gradients) total[u].w = from[3];
+    }
+  }
+
+  wait_phase(&ring.barriers().computed[ring.stage], ring.phase ^ 1);
+  const uint32_t* const weights = reinterpret_cast<const uint32_t*>(ring.results());
+  for_heads(count * kDegree, num_heads, lane,
+            [&](int e, int h) { p.weights.at(first_edge + e)[h] = weights[h * kWeightsStride + e]; });
+  if (p.d_attributes.data) {
+    for (int h = 0; h < num_heads; ++h)
+#pragma unroll
+      for (int u = 0; u < kItems; ++u) {
+        const float4 x =
+            *reinterpret_cast<const float4*>(ring.rows(0) + (row + 8 * u) * row_stride + h * D * 2 + lane % 4 * 16);
+        total[u].x += x.x;
+        total[u].y += x.y;
+        total[u].z += x.z;
+        total[u].w += x.w;
+      }
+#pragma unroll
+    for (int u = 0; u < kItems; ++u) {
+      if (edge[u] >= count * kDegree) continue;
+      float* const to = p.d_attributes.at(first_edge + edge[u]) + half;
+      if (vectors) {
+        *reinterpret_cast<float4*>(to) = total[u];
+      } else {
+        if (half + 0 < p.num_gradients) to[0] = total[u].x;
+        if (half + 1 < p.num_gradients) to[1] = total[u].y;
+        if (half + 2 < p.num_gradients) to[2] = total[u].z;
+        if (half + 3 < p.num_gradients) to[3] = total[u].w;
+      }
+    }
+  }
+  __syncwarp();
+}
+
 template <int D, class P>
-__device__ void load_tiles(const P& p, Ring<P> ring, int lane) {
+__device__ void serve_stage(const P& p, Ring<P> ring, int stage, int lane) {
   const Inputs& in = p.in;
+  ring.stage = stage;
+  TileHeader& header = ring.header();
+  bool is_first = true;
+  int bytes_to[4];  // the slots of lane p of the computing warps, in a row of attributes
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int slot = lane % 4 * 2 + i % 2 + i / 2 * 8;
+    bytes_to[i] = slot < in.num_attributes ? in.attribute_of(slot) * 2 : -1;
+  }
   const int bytes = in.num_heads * D * 2, row_stride = ring.layout.row_stride;
   const bool has_second = p.second.data != nullptr;
-  for (TileInputs tile(in, int64_t(blockIdx.x) * kTile, lane); tile.num_edges > 0;) {
-    const Union sources(tile, lane);
+  for (TileInputs tile(in, (int64_t(stage) * gridDim.x + blockIdx.x) * kTile, lane); tile.num_edges > 0;) {
+#pragma unroll
+    for (int u = 0; u < kTileEdges * 2 / 32; ++u) header.raw[lane + 32 * u] = tile.raw[u];
+    const Union sources(tile, header.keys, lane);
     const bool fits = lane * kDegree < tile.num_edges && sources.size_up_to(lane * kDegree + 2) <= kTileSources;
     const int count = __popc(__ballot_sync(kFullMask, fits)), num_edges = count * kDegree;
     const int64_t begin = tile.begin, end = begin + count;
     const bool ends_block = num_edges == tile.num_edges;
-    const TileInputs next(in, ends_block ? (begin / kTile + gridDim.x) * kTile : end, lane);
+    const TileInputs next(in, ends_block ? (begin / kTile + in.num_stages * gridDim.x) * kTile : end, lane);
 
-    wait_phase(&ring.barriers().drained[ring.stage], ring.phase ^ 1);
-    TileHeader& header = ring.header();
-    if (lane == 0) {
-      header.begin = int32_t(begin);
-      header.count = count;
-    }
-#pragma unroll
-    for (int u = 0; u < 6; ++u) header.attributes[lane + 32 * u] = tile.attributes[u];
-
+    if (!is_first) drain_tile<D>(p, ring, lane);
+    is_first = false;
     // Lanes below 16 copy rows of q, the others rows of the second array; leaders copy their sources. Backward sums
     // over all rows of q and d_o, so it needs finite values in each.
     const int row = lane % kTile, num_copied = kIsBackward<P> ? kTile : count;
@@ -229,6 +340,34 @@ __device__ void load_tiles(const P& p, Ring<P> ring, int lane) {
       const int edge = lane + 32 * u;
       leads[u] = edge < num_edges && sources.first[u] == edge;
       num_copies += 2 * leads[u];
+    }
+    SharedBarrier* const loaded = &ring.barriers().loaded[stage];
+    if (copies_row) {
+      const Rows<const bfloat16>& from = lane < kTile ? in.q : p.second;
+      load_bulk(ring.rows(lane / kTile) + row * row_stride, from.at(begin + min(row, count - 1)), bytes, loaded);
+    }
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      if (!leads[u]) continue;
+      const int offset = (sources.size_up_to(lane + 32 * u) - 1) * row_stride;
+      load_bulk(ring.rows(1 + has_second) + offset, in.k.at(tile.src[u][0]), bytes, loaded);
+      load_bulk(ring.rows(2 + has_second) + offset, in.v.at(tile.src[u][0]), bytes, loaded);
+    }
+    if (lane == 0) {
+      header.begin = int32_t(begin);
+      header.count = count;
+    }
+#pragma unroll
+    for (int u = 0; u < kTileEdges * kSlots / 4 / 32; ++u) {
+      const char* const row = reinterpret_cast<const char*>(header.raw + (lane / 4 + 8 * u) * 2);
+      uint32_t x[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[i] = bytes_to[i] < 0 ? 0 : *reinterpret_cast<const uint16_t*>(row + bytes_to[i]);
+      header.attributes[lane + 32 * u] = make_uint2(x[0] | x[1] << 16, x[2] | x[3] << 16);
+    }
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const int edge = lane + 32 * u;
       if (edge < kTileEdges)
         header.offset_of[edge] = edge < num_edges ? uint8_t((sources.size_up_to(sources.first[u]) - 1) * 4) : 0;
     }
@@ -241,138 +380,13 @@ __device__ void load_tiles(const P& p, Ring<P> ring, int lane) {
       };
       header.columns[s][lane] = make_uint4(mask(0, 0), mask(1, 0), mask(0, 1), mask(1, 1));
     }
-
-    SharedBarrier* const loaded = &ring.barriers().loaded[ring.stage];
     arrive_expecting(loaded, num_copies * bytes);
-    if (copies_row) {
-      const Rows<const bfloat16>& from = lane < kTile ? in.q : p.second;
-      load_bulk(ring.rows(lane / kTile) + row * row_stride, from.at(begin + min(row, count - 1)), bytes, loaded);
-    }
-#pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      if (!leads[u]) continue;
-      const int offset = (sources.size_up_to(lane + 32 * u) - 1) * row_stride;
-      load_bulk(ring.rows(1 + has_second) + offset, in.k.at(tile.src[u][0]), bytes, loaded);
-      load_bulk(ring.rows(2 + has_second) + offset, in.v.at(tile.src[u][0]), bytes, loaded);
-    }
-    ring.next();
+    ring.phase ^= 1;
     tile = next;
   }
-  wait_phase(&ring.barriers().drained[ring.stage], ring.phase ^ 1);
-  if (lane == 0) ring.header().count = 0;
-  arrive(&ring.barriers().loaded[ring.stage]);
-}
-
-// --- the warp that takes results away ---
-
-template <int D, class P>
-__device__ void store_rows(const P& p, const Ring<P>& ring, int result_array, int lane) {
-  const TileHeader& header = ring.header();
-  if (lane < header.count)
-    store_bulk(p.result.at(header.begin + lane), ring.rows(result_array) + lane * ring.layout.row_stride,
-               p.in.num_heads * D * 2);
-  commit_bulk_stores();
-}
-
-/// Calls f(i, h) for i < count and all heads, consecutive heads in consecutive lanes.
-template <class F>
-__device__ void for_heads(int count, int num_heads, int lane, F&& f) {
-  for (int i = lane / num_heads, h = lane % num_heads; i < count;) {
-    f(i, h);
-    for (h += 32; h >= num_heads; h -= num_heads) ++i;
-  }
-}
-
-template <class P>
-__device__ void release(const Ring<P>& ring, int lane) {
-  wait_bulk_stores_read();
-  __syncwarp();
-  if (lane == 0) arrive(&ring.barriers().drained[ring.stage]);
-}
-
-template <int D>
-__device__ void drain_tiles(const Forward& p, Ring<Forward> ring, int lane) {
-  const int num_heads = p.in.num_heads;
-  for (;; ring.next()) {
-    wait_phase(&ring.barriers().loaded[ring.stage], ring.phase);
-    const int64_t begin = ring.header().begin;
-    const int count = ring.header().count;
-    if (count == 0) break;
-    wait_phase(&ring.barriers().computed[ring.stage], ring.phase);
-    store_rows<D>(p, ring, 0, lane);
-    const float* const stats = reinterpret_cast<const float*>(ring.results());
-    for_heads(count, num_heads, lane, [&](int i, int h) { p.stats.at(begin + i)[h] = stats[i * (num_heads + 1) + h]; });
-    release(ring, lane);
-  }
-  wait_bulk_stores();
-}
-
-template <int D>
-__device__ void drain_tiles(const Backward& p, Ring<Backward> ring, int lane) {
-  constexpr int kItems = kTileEdges * kGradientSlots / 4 / 32;
-  const int num_heads = p.in.num_heads, row_stride = ring.layout.row_stride;
-  const bool vectors = p.num_gradients == kGradientSlots && p.d_attributes.stride % 4 == 0 &&
-                       reinterpret_cast<uintptr_t>(p.d_attributes.data) % 16 == 0;
-  for (;; ring.next()) {
-    wait_phase(&ring.barriers().loaded[ring.stage], ring.phase);
-    const int64_t first_edge = int64_t(ring.header().begin) * kDegree;
-    const int count = ring.header().count;
-    if (count == 0) break;
-
-    // Two edges lie in a row, as compute_tiles places them; a lane adds four slots of an edge over the heads.
-    float4 total[kItems];
-    int edge[kItems];
-    const int row = lane / 8 + lane % 8 / 4 * 4, half = lane % 2 * 4;
-#pragma unroll
-    for (int u = 0; u < kItems; ++u) {
-      const int place = 2 * u + lane % 4 / 2;
-      edge[u] = (row + place / kDegree * 8) * kDegree + place % kDegree;
-      total[u] = make_float4(0, 0, 0, 0);
-      if (edge[u] >= count * kDegree || !p.d_attributes.data) continue;
-      const float* const from = p.d_attributes.at(first_edge + edge[u]) + half;
-      if (vectors) {
-        total[u] = *reinterpret_cast<const float4*>(from);
-      } else {
-        if (half + 0 < p.num_gradients) total[u].x = from[0];
-        if (half + 1 < p.num_gradients) total[u].y = from[1];
-        if (half + 2 < p.num_gradients) total[u].z = from[2];
-        if (half + 3 < p.num_gradients) total[u].w = from[3];
-      }
-    }
-
-    wait_phase(&ring.barriers().computed[ring.stage], ring.phase);
-    store_rows<D>(p, ring, 2, lane);
-    const uint32_t* const weights = reinterpret_cast<const uint32_t*>(ring.results());
-    for_heads(count * kDegree, num_heads, lane,
-              [&](int e, int h) { p.weights.at(first_edge + e)[h] = weights[h * kWeightsStride + e]; });
-    if (p.d_attributes.data) {
-      for (int h = 0; h < num_heads; ++h)
-#pragma unroll
-        for (int u = 0; u < kItems; ++u) {
-          const float4 x =
-              *reinterpret_cast<const float4*>(ring.rows(0) + (row + 8 * u) * row_stride + h * D * 2 + lane % 4 * 16);
-          total[u].x += x.x;
-          total[u].y += x.y;
-          total[u].z += x.z;
-          total[u].w += x.w;
-        }
-#pragma unroll
-      for (int u = 0; u < kItems; ++u) {
-        if (edge[u] >= count * kDegree) continue;
-        float* const to = p.d_attributes.at(first_edge + edge[u]) + half;
-        if (vectors) {
-          *reinterpret_cast<float4*>(to) = total[u];
-        } else {
-          if (half + 0 < p.num_gradients) to[0] = total[u].x;
-          if (half + 1 < p.num_gradients) to[1] = total[u].y;
-          if (half + 2 < p.num_gradients) to[2] = total[u].z;
-          if (half + 3 < p.num_gradients) to[3] = total[u].w;
-        }
-      }
-    }
-    release(ring, lane);
-  }
-  wait_bulk_stores();
+  if (!is_first) drain_tile<D>(p, ring, lane);
+  if (lane == 0) header.count = 0;
+  arrive(&ring.barriers().loaded[stage]);
 }
 
 // --- the warps that compute ---
@@ -420,61 +434,58 @@ __device__ inline char* matrix_address(char* rows, int row_stride, int lane) {
   return rows + lane % 16 * row_stride + lane / 16 * 16;
 }
 
-/// Three elements of each row of a 16 x 16 product: those of the sources of the edges. `rows` is room of 16 floats a
-/// row.
-__device__ inline void pick(const float (&scores)[2][4], char* rows, int row_stride, const TileHeader& header, int lane,
-                            PerEdge& picked) {
-  char* const row = rows + lane / 4 * row_stride;
-#pragma unroll
-  for (int f = 0; f < 2; ++f)
-#pragma unroll
-    for (int n = 0; n < 2; ++n)
-      *reinterpret_cast<float2*>(row + 8 * f * row_stride + (8 * n + 2 * (lane % 4)) * 4) =
-          make_float2(scores[n][2 * f], scores[n][2 * f + 1]);
-  __syncwarp();
-#pragma unroll
-  for (int f = 0; f < 2; ++f)
-#pragma unroll
-    for (int s = 0; s < kDegree; ++s)
-      picked[f][s] = *reinterpret_cast<const float*>(row + 8 * f * row_stride +
-                                                     header.offset_of[(lane / 4 + 8 * f) * kDegree + s]);
-  __syncwarp();
-}
+/// The attributes of the edges of a lane's destinations.
+struct Attributes {
+  uint2 at[2][kDegree];
 
-__device__ inline const float4& attributes_of(const TileHeader& header, int f, int s, int lane) {
-  return header.attributes[((lane / 4 + 8 * f) * kDegree + s) * 4 + lane % 4];
-}
+  __device__ Attributes(const TileHeader& header, int lane) {
+#pragma unroll
+    for (int f = 0; f < 2; ++f)
+#pragma unroll
+      for (int s = 0; s < kDegree; ++s) at[f][s] = header.attributes[((lane / 4 + 8 * f) * kDegree + s) * 4 + lane % 4];
+  }
+};
 
-/// x += the products of an edge's attributes with values of its destination, summed over the lanes of a destination.
-/// `values` is a fragment c of [destinations, slots].
-__device__ inline void add_attribute_terms(const TileHeader& header, const float (&values)[2][4], int lane,
-                                           PerEdge& x) {
+/// Of the products of all destinations with all sources, and of values of the destinations with attributes: those of
+/// the edges, added up. Both are fragments c, [destinations, sources] and [destinations, slots].
+__device__ inline void pick(const TileHeader& header, int lane, const Attributes& attributes,
+                            const float (&products)[2][4], const float (&values)[2][4], PerEdge& picked) {
 #pragma unroll
-  for (int f = 0; f < 2; ++f)
+  for (int s = 0; s < kDegree; ++s) {
+    const uint4 columns = header.columns[s][lane];
+    const uint32_t mask[4] = {columns.x, columns.y, columns.z, columns.w};
 #pragma unroll
-    for (int s = 0; s < kDegree; ++s) {
-      const float4 a = attributes_of(header, f, s, lane);
-      float term = a.x * values[0][2 * f];
-      term = fmaf(a.y, values[0][2 * f + 1], term);
-      term = fmaf(a.z, values[1][2 * f], term);
-      term = fmaf(a.w, values[1][2 * f + 1], term);
-      x[f][s] += sum_lanes<4>(term);
+    for (int f = 0; f < 2; ++f) {
+      uint32_t bits = 0;  // of the product, where this lane has it
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t low = mask[f + 2 * half] << 16, high = mask[f + 2 * half] & 0xffff0000u;
+        bits |= __float_as_uint(products[half][2 * f]) & (low | low >> 16);
+        bits |= __float_as_uint(products[half][2 * f + 1]) & (high | high >> 16);
+      }
+      const uint2 a = attributes.at[f][s];
+      float term = fmaf(low_half(a.x), values[0][2 * f], __uint_as_float(bits));
+      term = fmaf(high_half(a.x), values[0][2 * f + 1], term);
+      term = fmaf(low_half(a.y), values[1][2 * f], term);
+      term = fmaf(high_half(a.y), values[1][2 * f + 1], term);
+      picked[f][s] = sum_lanes<4>(term);
     }
+  }
 }
 
 /// Sums of the attributes of a destination's edges, times weights.
-__device__ inline void sum_attributes(const TileHeader& header, const PerEdge& weight, int lane, PerSlot& sum) {
+__device__ inline void sum_attributes(const Attributes& attributes, const PerEdge& weight, PerSlot& sum) {
 #pragma unroll
   for (int f = 0; f < 2; ++f) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) sum[f][k] = 0;
 #pragma unroll
     for (int s = 0; s < kDegree; ++s) {
-      const float4 a = attributes_of(header, f, s, lane);
-      sum[f][0] = fmaf(a.x, weight[f][s], sum[f][0]);
-      sum[f][1] = fmaf(a.y, weight[f][s], sum[f][1]);
-      sum[f][2] = fmaf(a.z, weight[f][s], sum[f][2]);
-      sum[f][3] = fmaf(a.w, weight[f][s], sum[f][3]);
+      const uint2 a = attributes.at[f][s];
+      sum[f][0] = fmaf(low_half(a.x), weight[f][s], sum[f][0]);
+      sum[f][1] = fmaf(high_half(a.x), weight[f][s], sum[f][1]);
+      sum[f][2] = fmaf(low_half(a.y), weight[f][s], sum[f][2]);
+      sum[f][3] = fmaf(high_half(a.y), weight[f][s], sum[f][3]);
     }
   }
 }
@@ -487,20 +498,28 @@ __device__ inline void round_sums(const PerSlot& values, uint32_t (&a)[4]) {
     for (int half = 0; half < 2; ++half) a[f + 2 * half] = pack_bf16(values[f][2 * half], values[f][2 * half + 1]);
 }
 
-/// The fragment a of [destinations, sources] that has the weights of the edges, rounded, in the columns of their
-/// sources. What the rounding leaves replaces the weights.
-__device__ inline void scatter_weights(const TileHeader& header, int lane, PerEdge& weight, uint32_t (&a)[4]) {
+/// The fragments a of [destinations, sources] that have the weights of the edges, rounded, in the columns of their
+/// sources, and in the second one what the rounding leaves.
+template <int kParts>
+__device__ inline void scatter_weights(const TileHeader& header, int lane, const PerEdge& weight,
+                                       uint32_t (&a)[kParts][4]) {
 #pragma unroll
   for (int s = 0; s < kDegree; ++s) {
     const uint4 columns = header.columns[s][lane];
     const uint32_t mask[4] = {columns.x, columns.y, columns.z, columns.w};
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
-      const uint32_t rounded = pack_bf16(weight[f][s], weight[f][s]);
-      weight[f][s] -= low_half(rounded);
+      float rest = weight[f][s];
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        a[f + 2 * half] = s == 0 ? rounded & mask[f + 2 * half] : a[f + 2 * half] | (rounded & mask[f + 2 * half]);
+      for (int part = 0; part < kParts; ++part) {
+        const uint32_t rounded = pack_bf16(rest, rest);
+        rest -= low_half(rounded);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t masked = rounded & mask[f + 2 * half];
+          a[part][f + 2 * half] = s == 0 ? masked : a[part][f + 2 * half] | masked;
+        }
+      }
     }
   }
 }
@@ -524,6 +543,21 @@ __device__ inline void store_result(const float (&result)[2][4], char* rows, int
 #pragma unroll
     for (int f = 0; f < 2; ++f) packed[2 * n + f] = pack_bf16(result[n][2 * f], result[n][2 * f + 1]);
   store_matrices(packed, rows + 32 * i);
+}
+
+/// A head's columns of the rows of a result to where they belong, 16 bytes a lane.
+template <int D>
+__device__ inline void store_rows(const char* rows, int row_stride, const Rows<bfloat16>& result, int64_t begin,
+                                  int count, int head, int lane) {
+  constexpr int kVectors = D / 8;
+  __syncwarp();
+#pragma unroll
+  for (int u = 0; u < kTile * kVectors / 32; ++u) {
+    const int row = (lane + 32 * u) / kVectors, vector = lane % kVectors;
+    if (row < count)
+      *reinterpret_cast<uint4*>(result.at(begin + row) + head * D + vector * 8) =
+          *reinterpret_cast<const uint4*>(rows + row * row_stride + vector * 16);
+  }
 }
 
 __device__ inline void zero(float (&x)[2][4]) {
@@ -553,7 +587,7 @@ __device__ inline void softmax(const PerEdge& score, PerEdge& weight, float (&lo
   }
 }
 
-/// Tells the warp that drains that this head's results are there.
+/// Tells the warp of the stage that this head has done its part.
 template <class P>
 __device__ void hand_over(const Ring<P>& ring, int lane) {
   fence_bulk();
@@ -566,9 +600,7 @@ __device__ void compute_tiles(const Forward& p, Ring<Forward> ring, int head, in
   const EdgeWeights<D> w(p.in, head, lane);
   const int row_stride = ring.layout.row_stride, num_heads = p.in.num_heads;
   const bool has_second = p.second.data != nullptr;
-  for (;; ring.next()) {
-    wait_phase(&ring.barriers().loaded[ring.stage], ring.phase);
-    if (ring.header().count == 0) break;
+  ring.for_tiles([&] {
     char* const q = ring.rows(0) + head * D * 2;
     char* const k = ring.rows(1 + has_second) + head * D * 2;
     char* const v = ring.rows(2 + has_second) + head * D * 2;
@@ -589,12 +621,10 @@ __device__ void compute_tiles(const Forward& p, Ring<Forward> ring, int head, in
         mma_bf16(scores[n], a, b[n], b[n + 2]);
       }
     }
-    __syncwarp();
 
-    const TileHeader& header = ring.header();
+    const Attributes attributes(ring.header(), lane);
     PerEdge score, alpha;
-    pick(scores, k, row_stride, header, lane, score);
-    add_attribute_terms(header, q_edge, lane, score);
+    pick(ring.header(), lane, attributes, scores, q_edge, score);
 #pragma unroll
     for (int f = 0; f < 2; ++f)
 #pragma unroll
@@ -606,10 +636,10 @@ __device__ void compute_tiles(const Forward& p, Ring<Forward> ring, int head, in
           (lane % 4 == 0 ? log2_sum[0] : log2_sum[1]) * kLn2;
 
     PerSlot mean;
-    sum_attributes(header, alpha, lane, mean);
+    sum_attributes(attributes, alpha, mean);
     if (lane % 4 == 3) mean[0][3] = mean[1][3] = 1;
-    uint32_t by_source[4], by_slot[4];
-    scatter_weights(header, lane, alpha, by_source);
+    uint32_t by_source[1][4], by_slot[4];
+    scatter_weights(ring.header(), lane, alpha, by_source);
     round_sums(mean, by_slot);
     const char* const v_matrices = matrix_address(v, row_stride, lane);
 #pragma unroll
@@ -618,7 +648,7 @@ __device__ void compute_tiles(const Forward& p, Ring<Forward> ring, int head, in
       load_matrices_transposed(x, v_matrices + 32 * i);
       float o[2][4];
       zero(o);
-      add_products(by_source, x, o);
+      add_products(by_source[0], x, o);
       add_products(by_slot, w, i, o);
       if (has_second) {
         const char* const r = ring.rows(1) + head * D * 2 + lane / 4 * row_stride + (16 * i + 2 * (lane % 4)) * 2;
@@ -633,8 +663,9 @@ __device__ void compute_tiles(const Forward& p, Ring<Forward> ring, int head, in
       }
       store_result(o, q_matrices, i);
     }
+    store_rows<D>(q, row_stride, p.result, ring.header().begin, ring.header().count, head, lane);
     hand_over(ring, lane);
-  }
+  });
 }
 
 template <int D>
@@ -647,10 +678,8 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
 #pragma unroll
     for (int k = 0; k < 4; ++k) d_weights[j][k] = 0;
 
-  for (;; ring.next()) {
-    wait_phase(&ring.barriers().loaded[ring.stage], ring.phase);
+  ring.for_tiles([&] {
     const int count = ring.header().count;
-    if (count == 0) break;
     char* const rows = ring.rows(0) + head * D * 2;
     const int array = kTile * row_stride;
     char* const q_matrices = matrix_address(rows, row_stride, lane);
@@ -680,14 +709,11 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
         mma_bf16(products[n], a, b[n], b[n + 2]);
       }
     }
-    __syncwarp();
 
-    const TileHeader& header = ring.header();
+    const Attributes attributes(ring.header(), lane);
     PerEdge score, product, alpha, d_score;
-    pick(scores, rows + 3 * array, row_stride, header, lane, score);
-    pick(products, rows + 3 * array, row_stride, header, lane, product);
-    add_attribute_terms(header, q_edge, lane, score);
-    add_attribute_terms(header, g_edge, lane, product);
+    pick(ring.header(), lane, attributes, scores, q_edge, score);
+    pick(ring.header(), lane, attributes, products, g_edge, product);
 #pragma unroll
     for (int f = 0; f < 2; ++f)
 #pragma unroll
@@ -726,8 +752,8 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
 
     // d_W^T += mean^T g + d_mean^T q.
     PerSlot mean, d_mean;
-    sum_attributes(header, alpha, lane, mean);
-    sum_attributes(header, d_score, lane, d_mean);
+    sum_attributes(attributes, alpha, mean);
+    sum_attributes(attributes, d_score, d_mean);
     if (lane % 4 == 3) {
       mean[0][3] = g < count;
       mean[1][3] = g + 8 < count;
@@ -754,21 +780,21 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
     }
 
     // dS sums to zero over the edges; rounding it once would leave a share of what neighbouring keys have in common.
-    uint32_t by_source[4], rest[4];
-    scatter_weights(header, lane, d_score, by_source);
-    scatter_weights(header, lane, d_score, rest);
+    uint32_t by_source[2][4];
+    scatter_weights(ring.header(), lane, d_score, by_source);
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
       uint32_t x[4];
       load_matrices_transposed(x, k_matrices + 32 * i);
       float d_q[2][4];
       zero(d_q);
-      add_products(by_source, x, d_q);
-      add_products(rest, x, d_q);
+      add_products(by_source[0], x, d_q);
+      add_products(by_source[1], x, d_q);
       add_products(by_slot, w, i, d_q);
       __syncwarp();
       store_result(d_q, k_matrices, i);
     }
+    store_rows<D>(rows + 2 * array, row_stride, p.result, ring.header().begin, count, head, lane);
 #pragma unroll
     for (int f = 0; f < 2; ++f)
 #pragma unroll
@@ -778,7 +804,7 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
                                    lane % 4 * 8) = d_attributes[f][s];
       }
     hand_over(ring, lane);
-  }
+  });
 
   const int num_channels = p.in.num_heads * D;
   float* const partial = p.partials + int64_t(blockIdx.x) * kSlots * num_channels + head * D;
@@ -792,7 +818,7 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
 
 // --- kernels ---
 
-/// (num_heads + 2) * 32 threads.
+/// A warp a head and a warp a stage.
 template <int D, class P>
 __global__ void __launch_bounds__(kMostThreads<D>, 1) attend(P p) {
   char* const shared = dynamic_shared<char>();
@@ -802,7 +828,6 @@ __global__ void __launch_bounds__(kMostThreads<D>, 1) attend(P p) {
     for (int s = 0; s < ring.num_stages; ++s) {
       init_barrier(&ring.barriers().loaded[s], 32);
       init_barrier(&ring.barriers().computed[s], num_heads);
-      init_barrier(&ring.barriers().drained[s], 1);
     }
     publish_barriers();
   }
@@ -813,10 +838,8 @@ __global__ void __launch_bounds__(kMostThreads<D>, 1) attend(P p) {
   __syncthreads();
   if (warp < num_heads)
     compute_tiles<D>(p, ring, warp, lane);
-  else if (warp == num_heads)
-    load_tiles<D>(p, ring, lane);
   else
-    drain_tiles<D>(p, ring, lane);
+    serve_stage<D>(p, ring, warp - num_heads, lane);
 }
 
 /// d_w_edge and d_b_edge += the sums of the blocks' partial sums. A block of kSumColumns x kSumRows threads owns

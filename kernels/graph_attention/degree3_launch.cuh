@@ -37,7 +37,7 @@ template <int D, class P>
 void launch_attend(cudaStream_t stream, int64_t num_blocks, P p) {
   const Layout<P> layout(p.in.num_heads, D, p.second.data != nullptr);
   p.in.num_stages = std::min<int>(kMostStages, (kMostSharedBytes - kBarrierBytes) / layout.stage);
-  launch_kernel(attend<D, P>, unsigned(num_blocks), unsigned(p.in.num_heads + 2) * 32,
+  launch_kernel(attend<D, P>, unsigned(num_blocks), unsigned(p.in.num_heads + p.in.num_stages) * 32,
                 kBarrierBytes + int64_t(p.in.num_stages) * layout.stage, stream, p);
 }
 

@@ -52,7 +52,7 @@ inline GraphAttentionCase degree3_case(Workspace& w, const Graph& graph, const D
                                                      .num_attributes = sizes.num_attributes,
                                                      .optional = sizes.optional,
                                                      .first_column = sizes.first_column,
-                                                     .padded_attributes = sizes.strided ? 16 : 0});
+                                                     .padded_attributes = sizes.num_attributes > 0 ? 16 : 0});
   if (Tensor& d = out.backward.d_edge_attributes) d = w.random(DType::f32, {graph.num_edges(), sizes.num_gradients});
   if (!sizes.strided) return out;
   return out.mapped(graph, [&](const Tensor& tensor) {
