@@ -158,11 +158,11 @@ void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outp
 
   {
     const OwnerScope owner(ctx, "inputs");
-    s.data = alloc_aligned_rows(ctx, keep, dtype_, data_rows, input_columns() + data_attributes_.num_columns());
+    s.data = alloc_padded_rows(ctx, keep, dtype_, data_rows, data_columns());
     run(ctx, Copy{.x = in.x, .y = s.data.columns({0, input_columns()})});
-    data_attributes_.forward(ctx, s.data.columns({input_columns(), s.data.cols()}));
-    s.hidden = alloc_aligned_rows(ctx, keep, dtype_, num_hidden_nodes(), hidden_attributes_.num_columns());
-    hidden_attributes_.forward(ctx, s.hidden);
+    data_attributes_.forward(ctx, s.data.columns({input_columns(), data_columns()}));
+    s.hidden = alloc_padded_rows(ctx, keep, dtype_, num_hidden_nodes(), hidden_attributes_.num_columns());
+    hidden_attributes_.forward(ctx, s.hidden.columns({0, hidden_attributes_.num_columns()}));
     s.latent = ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_});
     s.processed = processor_ ? ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_}) : s.latent;
   }
@@ -252,7 +252,7 @@ void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Sav
     const bool sum_items = d_in.x || (d_data && items > 1);
     if (sum_items) {
       d_data = ctx.alloc(Keep::scratch, outer_dtype(),
-                         {data_rows, d_in.x ? saved.data.cols() : data_attributes_.num_trainable()});
+                         {data_rows, d_in.x ? data_columns() : data_attributes_.num_trainable()});
       run(ctx, Fill{.y = d_data, .value = 0});
     }
     const Tensor d_latent = ctx.alloc(Keep::scratch, residual_dtype_, {hidden_rows, num_channels_});

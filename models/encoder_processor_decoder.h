@@ -52,7 +52,7 @@ class EncoderProcessorDecoder {
   };
   struct Saved {
     Arena::Mark begin;
-    Tensor data, hidden;       // node features; those of edges are put together again
+    Tensor data, hidden;       // node features, padded; those of edges are put together again
     Tensor latent, processed;  // z, z'
     Mapper::Saved encoder, decoder;
     Processor::Saved processor;
@@ -74,6 +74,7 @@ class EncoderProcessorDecoder {
   int64_t output_columns() const { return shape_.num_output_steps * shape_.num_outputs; }
 
  private:
+  int64_t data_columns() const { return input_columns() + data_attributes_.num_columns(); }
   DType outer_dtype() const { return accumulator_of(dtype_); }
   int64_t num_items(const Tensor& x) const;
   Tensor output_step(const Tensor& y, int64_t step) const;

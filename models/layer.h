@@ -5,6 +5,8 @@
 
 #include "kernels/core/context.h"
 #include "kernels/core/fields.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/linear/linear.h"
 
 namespace boreas {
 
@@ -73,7 +75,14 @@ void run_backward(Context& ctx, const L& layer, bool recompute, const typename L
 /// Like Context::alloc, with rows that begin at multiples of 8 elements, so that kernels can read them in whole
 /// vectors.
 inline Tensor alloc_aligned_rows(Context& ctx, Keep end, DType dtype, int64_t rows, int64_t cols) {
-  return ctx.alloc(end, dtype, {rows, (cols + 7) / 8 * 8}).columns({0, cols});
+  return ctx.alloc(end, dtype, {rows, padded_columns(cols)}).columns({0, cols});
+}
+
+/// The same with its padding, set to zero: what linear layers multiply fastest.
+inline Tensor alloc_padded_rows(Context& ctx, Keep end, DType dtype, int64_t rows, int64_t cols) {
+  const Tensor padded = ctx.alloc(end, dtype, {rows, padded_columns(cols)});
+  if (padded.cols() > cols) run(ctx, Fill{.y = padded.columns({cols, padded.cols()}), .value = 0});
+  return padded;
 }
 
 /// Which end of the arena holds what backward will read, when there is a backward.

@@ -33,7 +33,8 @@ namespace boreas {
 /// Ranks. x_src, x_dst and y hold this rank's nodes; its chunks work on the rows of the exchange, which are filled
 /// for one item at a time: raw features in an encoder, hidden nodes in a decoder.
 ///
-/// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]   y.x_dst: [items * N_dst, out]
+/// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]   y.x_dst: [items * N_dst, out]; features may be
+///          padded as a linear layer's x
 /// Types    T is that of the weights, A its accumulator type. Features (encoder: x_src, x_dst; decoder: x_dst) and
 ///          edge_attributes: T, their gradients: A.  Nodes of the residual stream (encoder: y; decoder: x_src), h, z
 ///          and their gradients: T, or A with wide_residual.  y of a decoder: T or A.

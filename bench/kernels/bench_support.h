@@ -34,7 +34,8 @@ class Bench {
   Context ctx;
 
   explicit Bench(Device device = Device::cpu())
-      : arena_(Buffer::on(device, int64_t{64} << 20, "bench arena")), ctx(device, arena_) {}
+      : arena_(Buffer::on(device, (device.is_cuda() ? int64_t{512} : int64_t{64}) << 20, "bench arena")),
+        ctx(device, arena_) {}
 
   /// Standard normal values: a pattern of some length, repeated.
   Tensor random(DType dtype, Shape shape) {

@@ -18,13 +18,16 @@ void check_widths(const char* op, int64_t m, int64_t k) {
                kLargest);
 }
 
+// x may have zeros behind its columns.
+bool matches(const Tensor& x, int64_t cols) { return x.cols() == cols || x.cols() == padded_columns(cols); }
+
 }  // namespace
 
 void LinearForward::check() const {
   check_floating(name, "x", x);
   check_dtype(name, "weight", weight, x.dtype());
   check_dtype_or_accumulator(name, "y", y, x.dtype());
-  BOREAS_CHECK(weight.cols() == x.cols(), shape, "{}: weight {} has {} inputs but x is {}; they must agree", name,
+  BOREAS_CHECK(matches(x, weight.cols()), shape, "{}: weight {} has {} inputs but x is {}; they must agree", name,
                to_string(weight), weight.cols(), to_string(x));
   check_shape(name, "y", y, x.rows(), weight.rows(), "weight", weight);
   if (bias) {
@@ -51,8 +54,7 @@ void LinearForward::check() const {
 }
 
 int64_t LinearForward::scratch_bytes() const {
-  // On a GPU the bias, in the type of y and aligned, as the product wants it.
-  return y.device().is_cuda() && bias ? bias.size() * size_of(y.dtype()) : 0;
+  return y.device().is_cuda() ? cuda::LinearForwardScratch(*this).bytes : 0;
 }
 
 void LinearBackward::check() const {
@@ -78,8 +80,10 @@ void LinearBackward::check() const {
   if (d_weight) {
     check_dtype(name, "x", x, dtype);
     check_dtype(name, "d_weight", d_weight, accumulator_of(dtype));
-    check_shape(name, "x", x, d_y.rows(), d_weight.cols(), "d_y", d_y);
-    check_shape(name, "d_weight", d_weight, d_y.cols(), x.cols(), "x", x);
+    BOREAS_CHECK(!x.empty() && x.rows() == d_y.rows() && matches(x, d_weight.cols()), shape,
+                 "{}: x is {}; expected {} rows, as d_y, and {} columns, as d_weight", name, to_string(x), d_y.rows(),
+                 d_weight.cols());
+    check_shape(name, "d_weight", d_weight, d_y.cols(), d_weight.cols(), "d_y", d_y);
     check_widths(name, d_weight.rows(), d_weight.cols());
   }
   if (d_bias) {

@@ -9,16 +9,20 @@ namespace boreas {
 enum class Activation : uint8_t { none, gelu };
 
 /// Who applies, on a GPU, what goes with a product: GELU, its derivative, the sums of a bias gradient. fused: the
-/// product itself, where it can: its GELU is the tanh form (in bf16 only), and bias gradients sum d_y as rounded for
-/// the product. separate: kernels of their own, exact. automatic: separate.
+/// product itself, where it can: its GELU is the tanh form (in bf16 only), and bias gradients are sums of the product's
+/// d_y if that needed no rounding. separate: kernels of their own, exact. automatic: what is faster, so GELU and its
+/// derivative fused, the sums separate.
 enum class LinearEpilogue : uint8_t { automatic, fused, separate };
+
+/// Columns of a matrix whose rows begin at multiples of 16 bytes in every type. Matrix units want sums over so many.
+constexpr int64_t padded_columns(int64_t cols) { return (cols + 7) / 8 * 8; }
 
 /// Linear map of rows, forward.
 ///
 ///   z[n,m] = sum_k x[n,k] weight[m,k] + bias[m]       y = activation(z) + residual
 ///
-/// Shapes   x: [N, K]   weight: [M, K]   bias: [M]   residual, pre_activation, y: [N, M]; bias, residual and
-///          pre_activation may be empty
+/// Shapes   x: [N, K], or [N, padded_columns(K)] with zeros in the columns from K on   weight: [M, K]   bias: [M]
+///          residual, pre_activation, y: [N, M]; bias, residual and pre_activation may be empty
 /// Types    x, weight, bias, pre_activation: equal, f64 | f32 (GPU: also bf16);  y: that type or accumulator_of it
 ///          (without an activation);  residual: as y
 /// Alias    residual may be y.   Repeatable: yes, for a fixed thread count.
@@ -55,8 +59,8 @@ struct LinearForward {
 ///
 /// Here y is the result before an activation: that of this layer is differentiated by whoever makes d_y.
 ///
-/// Shapes   as forward; pre_activation, d_x: [N, K]   d_weight: [M, K]   d_bias: [M]; each of the last three may be
-///          empty (not wanted)
+/// Shapes   as forward, x with padding too; pre_activation, d_x: [N, K]   d_weight: [M, K]   d_bias: [M]; each of the
+///          last three may be empty (not wanted)
 /// Types    x, weight, pre_activation: equal, f64 | f32 (GPU: also bf16);  d_y: that type or accumulator_of it;
 ///          d_x: likewise, but without pre_activation;  d_weight, d_bias: accumulator_of that type
 /// Alias    none.   Repeatable: yes, for a fixed thread count.

@@ -103,7 +103,8 @@ void cpu::launch(Backend, Context&, const LinearForward& op, Tensor) {
     const Tensor& sum = op.pre_activation ? op.pre_activation : op.y;
     const double beta = prefill<T>(op, sum) ? 1 : 0;
     for_each_row_block(sum.rows(), [&](Range rows) {
-      product(CblasNoTrans, CblasTrans, op.x.slice(rows), op.weight, beta, sum.slice(rows));
+      product(CblasNoTrans, CblasTrans, op.x.slice(rows).columns({0, op.weight.cols()}), op.weight, beta,
+              sum.slice(rows));
     });
     if (op.activation == Activation::gelu) apply_gelu<T>(op.y, sum);
   });
@@ -114,7 +115,8 @@ void cpu::launch(Backend, Context&, const LinearBackward& op, Tensor scratch) {
     if (op.d_bias) add_column_sums<T>(op.d_y, op.d_bias, scratch);
     for_each_row_block(op.d_y.rows(), [&](Range rows) {
       if (op.d_weight && op.d_weight.size() > 0)
-        product(CblasTrans, CblasNoTrans, op.d_y.slice(rows), op.x.slice(rows), 1, op.d_weight);
+        product(CblasTrans, CblasNoTrans, op.d_y.slice(rows), op.x.slice(rows).columns({0, op.d_weight.cols()}), 1,
+                op.d_weight);
       if (op.d_x && op.d_x.size() > 0)
         product(CblasNoTrans, CblasNoTrans, op.d_y.slice(rows), op.weight, op.accumulate_d_x ? 1 : 0,
                 op.d_x.slice(rows));

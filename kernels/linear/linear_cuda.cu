@@ -4,10 +4,12 @@
 
 #include <array>
 #include <map>
+#include <span>
 #include <type_traits>
 
 #include "kernels/activation/activation.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_kernels.cuh"
 
@@ -137,13 +139,54 @@ class CublasLt {
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(p.b));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(c));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(p.d));
-    cublasLtMatmulHeuristicResult_t result{};
+    std::array<cublasLtMatmulHeuristicResult_t, 8> results{};
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c,
-                                                                 &plan.d, &preference, 1, &result, &found);
-    plan.found = status == CUBLAS_STATUS_SUCCESS && found == 1 && result.state == CUBLAS_STATUS_SUCCESS;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.d, &preference,
+                                       int(results.size()), results.data(), &found);
+    plan.found = status == CUBLAS_STATUS_SUCCESS && found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS;
+    if (!plan.found) {
+      if (ctx.log_debug) ctx.log_debug(describe(p) + ": no algorithm");
+      return;
+    }
+    const Result& result = choose(p, std::span(results).first(size_t(found)));
     plan.algorithm = result.algo;
-    if (ctx.log_debug) ctx.log_debug(describe(p) + (plan.found ? describe(result) : ": no algorithm"));
+    if (ctx.log_debug) ctx.log_debug(describe(p) + describe(result));
+  }
+
+  using Result = cublasLtMatmulHeuristicResult_t;
+
+  /// The heuristic's first choice, with two exceptions that were measured (docs/kernels_dense.md).
+  static const Result& choose(const Product& p, std::span<const Result> results) {
+    const auto take_if = [&](const Result& result, auto&& fits) -> const Result& {
+      for (const Result& other : results)
+        if (other.state == CUBLAS_STATUS_SUCCESS && fits(other)) return other;
+      return result;
+    };
+    const Result& first = results[0];
+    const int64_t depth = p.transpose_a ? p.a.cols() : p.a.rows();
+    if (p.d.rows() < kManyRows) return first;
+    // Blocks that stay resident: a cluster shape that leaves multiprocessors idle costs their share.
+    if (first.wavesCount < kFull)
+      return take_if(first, [](const Result& other) { return other.wavesCount >= kFull && other.wavesCount < 1.01f; });
+    // Short sums: what counts is that one half of a block stores while the other multiplies.
+    if (!p.transpose_b && depth % 64 == 0 && depth <= kShortSum)
+      return take_if(first, [](const Result& other) {
+        const auto option = get(other, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, uint32_t{});
+        return get(other, CUBLASLT_ALGO_CONFIG_ID, int32_t{}) == kTmaKernels && (option == 1 || option == 3);
+      });
+    return first;
+  }
+
+  static constexpr int64_t kManyRows = 30'000, kShortSum = 1024;
+  static constexpr float kFull = 0.995f;
+  static constexpr int32_t kTmaKernels = 66;
+
+  template <class T>
+  static T get(const Result& result, cublasLtMatmulAlgoConfigAttributes_t attribute, T value) {
+    size_t written = 0;
+    cublasLtMatmulAlgoConfigGetAttribute(&result.algo, attribute, &value, sizeof(value), &written);
+    return value;
   }
 
   static std::string describe(const Product& p) {
@@ -152,16 +195,14 @@ class CublasLt {
                        int(p.epilogue), cublasLtGetVersion());
   }
 
-  static std::string describe(const cublasLtMatmulHeuristicResult_t& result) {
-    const auto get = [&]<class T>(cublasLtMatmulAlgoConfigAttributes_t attribute, T value) {
-      size_t written = 0;
-      cublasLtMatmulAlgoConfigGetAttribute(&result.algo, attribute, &value, sizeof(value), &written);
-      return value;
-    };
-    return fmt::format(" algorithm={} tile={} stages={} split_k={} workspace_bytes={}",
-                       get(CUBLASLT_ALGO_CONFIG_ID, int32_t{}), get(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{}),
-                       get(CUBLASLT_ALGO_CONFIG_STAGES_ID, uint32_t{}), get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{}),
-                       result.workspaceSize);
+  static std::string describe(const Result& result) {
+    return fmt::format(" algorithm={} tile={} stages={} cluster={} option={} split_k={} workspace_bytes={}",
+                       get(result, CUBLASLT_ALGO_CONFIG_ID, int32_t{}),
+                       get(result, CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{}),
+                       get(result, CUBLASLT_ALGO_CONFIG_STAGES_ID, uint32_t{}),
+                       get(result, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, uint16_t{}),
+                       get(result, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, uint32_t{}),
+                       get(result, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{}), result.workspaceSize);
   }
 
   void* workspace_;
@@ -173,10 +214,11 @@ void check_type(const char* op, DType dtype) {
   BOREAS_CHECK(dtype != DType::f64, unsupported, "{} computes in f32 or bf16 on a GPU, not in f64", op);
 }
 
-/// The bias in the type of y and aligned to 16 bytes: itself, or a copy in scratch memory.
-Tensor bias_for_product(const LinearForward& op, const Tensor& scratch, cudaStream_t stream) {
-  if (!op.bias || (op.bias.dtype() == op.y.dtype() && alignment_of(op.bias) == 16)) return op.bias;
-  const Tensor copy(scratch.data(), op.y.dtype(), {op.bias.size()}, op.y.device());
+/// The bias for a result of `size` columns, in the type of y and aligned to 16 bytes: itself, or a copy.
+Tensor bias_for_product(const LinearForward& op, int64_t size, void* scratch, cudaStream_t stream) {
+  if (!op.bias || (op.bias.dtype() == op.y.dtype() && alignment_of(op.bias) == 16 && op.bias.size() == size))
+    return op.bias;
+  const Tensor copy(scratch, op.y.dtype(), {size}, op.y.device());
   if (op.bias.dtype() == DType::f32)
     launch_convert_vector<float, float>(op.bias, copy, stream);
   else if (op.y.dtype() == DType::f32)
@@ -186,28 +228,37 @@ Tensor bias_for_product(const LinearForward& op, const Tensor& scratch, cudaStre
   return copy;
 }
 
-/// Whether epilogues may be fused that write or read this matrix (which may be empty).
-bool fuses(LinearEpilogue epilogue, DType dtype, const Tensor& aux) {
-  return epilogue == LinearEpilogue::fused && dtype == DType::bf16 &&
+/// The weight itself, or its copy with zeros around it.
+Tensor weight_for_product(const Tensor& weight, const ScratchMatrix& copy, cudaStream_t stream) {
+  if (copy) launch_pad_matrix(weight, *copy, stream);
+  return copy.or_else(weight);
+}
+
+/// Whether GELU may be part of a product that also writes or reads this matrix (which may be empty).
+bool fuses_gelu(LinearEpilogue epilogue, DType dtype, const Tensor& aux) {
+  return epilogue != LinearEpilogue::separate && dtype == DType::bf16 &&
          (aux.empty() || (stride_of(aux) % 8 == 0 && alignment_of(aux) == 16));
 }
 
 }  // namespace
 
-void cuda::launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch) {
-  check_type(op.name, op.x.dtype());
+void cuda::launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch_memory) {
+  const DType dtype = op.x.dtype();
+  check_type(op.name, dtype);
   if (op.y.size() == 0) return;
   const bool gelu = op.activation == Activation::gelu;
+  const LinearForwardScratch scratch(op, scratch_memory.data());
+  const Tensor y = gelu && op.pre_activation ? op.pre_activation : scratch.result.or_else(op.y);
   Product product{.name = op.name,
-                  .a = op.weight,
-                  .b = op.x,
+                  .a = weight_for_product(op.weight, scratch.weight, stream_of(ctx)),
+                  .b = dtype == DType::bf16 ? op.x : op.x.columns({0, op.weight.cols()}),
                   .transpose_a = true,
                   .c = op.residual,
-                  .d = gelu && op.pre_activation ? op.pre_activation : op.y,
+                  .d = y,
                   .epilogue = op.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
-                  .bias = bias_for_product(op, scratch, stream_of(ctx))};
+                  .bias = bias_for_product(op, y.cols(), scratch.bias, stream_of(ctx))};
   CublasLt& library = ctx.library<CublasLt>();
-  if (gelu && fuses(op.epilogue, op.x.dtype(), op.pre_activation)) {
+  if (gelu && fuses_gelu(op.epilogue, op.x.dtype(), op.pre_activation)) {
     Product fused = product;
     fused.d = op.y;
     fused.aux = op.pre_activation;
@@ -217,6 +268,7 @@ void cuda::launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch
   }
   library.multiply(ctx, product);
   if (gelu) launch(Backend{}, ctx, GeluForward{.x = product.d, .y = op.y}, {});
+  if (scratch.result) launch(Backend{}, ctx, Copy{.x = y.columns({0, op.y.cols()}), .y = op.y}, {});
 }
 
 void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratch_memory) {
@@ -225,13 +277,16 @@ void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratc
   if (op.d_y.size() == 0) return;
   CublasLt& library = ctx.library<CublasLt>();
   const LinearScratch scratch(op, dtype, scratch_memory.data());
-  const Tensor d_y = scratch.rounded ? Tensor(scratch.rounded, dtype, {op.d_y.rows(), op.d_y.cols()}, op.d_y.device(),
-                                              scratch.rounded_stride)
-                                     : op.d_y;
+  const Tensor d_y = scratch.rounded.or_else(op.d_y);
   const bool wants_weight = op.d_weight && op.d_weight.size() > 0, wants_x = op.d_x && op.d_x.size() > 0;
-  Product weight_product{.name = op.name, .a = op.x, .b = d_y, .transpose_b = true, .c = op.d_weight, .d = op.d_weight};
+  Product weight_product{.name = op.name, .b = d_y, .transpose_b = true};
+  if (wants_weight) {
+    weight_product.a = dtype == DType::bf16 ? op.x : op.x.columns({0, op.d_weight.cols()});
+    weight_product.d = scratch.d_weight.or_else(op.d_weight);
+    if (!scratch.d_weight) weight_product.c = op.d_weight;
+  }
   bool fuses_bias = false;
-  if (op.d_bias && wants_weight && fuses(op.epilogue, dtype, {})) {
+  if (op.d_bias && wants_weight && op.epilogue == LinearEpilogue::fused && dtype == DType::bf16 && !scratch.rounded) {
     Product fused = weight_product;
     fused.epilogue = CUBLASLT_EPILOGUE_BGRADB;
     fused.bias = Tensor(scratch.partial_sums, DType::f32, {op.d_bias.size()}, op.d_y.device());
@@ -247,13 +302,20 @@ void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratc
       launch_sum_columns<float>(sums, scratch, stream_of(ctx));
   }
   if (wants_weight) library.multiply(ctx, weight_product);
+  if (wants_weight && scratch.d_weight) {
+    const Tensor sums = (*scratch.d_weight).slice({0, op.d_weight.rows()}).columns({0, op.d_weight.cols()});
+    launch(Backend{}, ctx, Add{.a = op.d_weight, .b = sums, .y = op.d_weight}, {});
+  }
   if (fuses_bias)
     launch_add_partial_sums<float>(scratch.partial_sums, 1, op.d_bias.size(), op.d_bias.size(), op.d_bias.as<float>(),
                                    nullptr, stream_of(ctx));
   if (!wants_x) return;
-  const Product product{
-      .name = op.name, .a = op.weight, .b = d_y, .c = op.accumulate_d_x ? op.d_x : Tensor(), .d = op.d_x};
-  if (op.pre_activation && fuses(op.epilogue, dtype, op.pre_activation)) {
+  const Product product{.name = op.name,
+                        .a = weight_for_product(op.weight, scratch.weight, stream_of(ctx)),
+                        .b = d_y,
+                        .c = op.accumulate_d_x ? op.d_x : Tensor(),
+                        .d = op.d_x};
+  if (op.pre_activation && fuses_gelu(op.epilogue, dtype, op.pre_activation)) {
     Product fused = product;
     fused.epilogue = CUBLASLT_EPILOGUE_DGELU;
     fused.aux = op.pre_activation;

@@ -12,6 +12,7 @@ namespace boreas {
 /// y = W x + b (+ residual), W: [out, in]. Keeps nothing but its input, which its caller holds: its two directions are
 /// therefore plain functions, and the parts of backward can be ordered so that buffers are reused.
 ///
+/// Shapes   x: [N, in], or padded_columns(in) with zeros at the end   y, residual: [N, out]
 /// Types    x: that of the weights, T;  y, residual, d_y, d_x: T or its accumulator type
 class Linear {
  public:

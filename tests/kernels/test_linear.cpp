@@ -45,6 +45,23 @@ TEST(Linear, ForwardMatchesTheDefinition) {
         }
 }
 
+TEST(Linear, PaddingOfXIsNotRead) {
+  for (const DType dtype : kTypes) {
+    Workspace w;
+    constexpr int64_t kRows = 9, kIn = 13, kOut = 6;
+    const Tensor padded = w.random(dtype, {kRows, padded_columns(kIn)}), x = padded.columns({0, kIn});
+    const Tensor weight = w.random(dtype, {kOut, kIn}), d_y = w.random(dtype, {kRows, kOut});
+    const Tensor y = w.output(dtype, {kRows, kOut}), expected = w.output(dtype, {kRows, kOut});
+    const Tensor d_weight = w.filled(dtype, {kOut, kIn}, 0), d_expected = w.filled(dtype, {kOut, kIn}, 0);
+    run(w.ctx, LinearForward{.x = x, .weight = weight, .y = expected});
+    run(w.ctx, LinearForward{.x = padded, .weight = weight, .y = y});
+    EXPECT_TRUE(identical(y, expected));
+    run(w.ctx, LinearBackward{.x = x, .d_y = d_y, .d_weight = d_expected});
+    run(w.ctx, LinearBackward{.x = padded, .d_y = d_y, .d_weight = d_weight});
+    EXPECT_TRUE(identical(d_weight, d_expected));
+  }
+}
+
 TEST(Linear, ResidualMayBeTheResult) {
   for (const bool with_bias : {false, true}) {
     Workspace w;

@@ -1,6 +1,7 @@
 // The column sums of the GPU's linear layers, run on the CPU.
 #include <gtest/gtest.h>
 
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/linear/linear_kernels.cuh"
 #include "tests/support/fixtures.h"
 #include "tests/support/tolerances.h"
@@ -27,18 +28,34 @@ TEST(LinearEmulated, ColumnSumsAndRoundedCopies) {
         else
           cuda::launch_sum_columns<float>(op, scratch, nullptr);
         if (sums) expect_close(d_bias, exact);
-        ASSERT_EQ(scratch.rounded != nullptr, wide == DType::f32);
+        ASSERT_EQ(bool(scratch.rounded), wide == DType::f32);
         if (!scratch.rounded) continue;
-        const Tensor rounded(scratch.rounded, DType::bf16, {n, m}, Device::cpu(), scratch.rounded_stride);
-        EXPECT_TRUE(identical(w.copy_of(rounded), w.copy_of(d_y, DType::bf16)));
+        const Tensor expected = w.filled(DType::bf16, {n, padded_columns(m)}, 0);
+        run(w.ctx, Copy{.x = d_y, .y = expected.columns({0, m})});
+        EXPECT_TRUE(identical(*scratch.rounded, expected));
       }
 }
 
 TEST(LinearEmulated, ConvertedVectors) {
   Workspace w;
-  const Tensor bias = w.random(DType::bf16, {300}), copy = w.output(DType::f32, {300});
+  const Tensor bias = w.random(DType::bf16, {300}), copy = w.random(DType::f32, {304});
   cuda::launch_convert_vector<bfloat16, float>(bias, copy, nullptr);
-  EXPECT_TRUE(identical(copy, w.copy_of(bias, DType::f32)));
+  const Tensor expected = w.filled(DType::f32, {1, 304}, 0);
+  run(w.ctx, Copy{.x = bias.reshape({1, 300}), .y = expected.columns({0, 300})});
+  EXPECT_TRUE(identical(copy.reshape({1, 304}), expected));
+}
+
+TEST(LinearEmulated, PaddedMatrices) {
+  for (const auto& [rows, cols, to_rows, to_cols] :
+       {std::tuple{89, 512, 96, 512}, std::tuple{33, 226, 33, 232}, std::tuple{5, 3, 8, 3}, std::tuple{1, 1, 8, 8}}) {
+    Workspace w;
+    const Tensor from = w.random(DType::bf16, {rows, cols + 5}).columns({2, 2 + cols});
+    const Tensor whole = w.random(DType::bf16, {to_rows, padded_columns(to_cols)});
+    cuda::launch_pad_matrix(from, whole.columns({0, to_cols}), nullptr);
+    const Tensor expected = w.filled(DType::bf16, {to_rows, padded_columns(to_cols)}, 0);
+    run(w.ctx, Copy{.x = from, .y = expected.slice({0, rows}).columns({0, cols})});
+    EXPECT_TRUE(identical(whole, expected));
+  }
 }
 
 }  // namespace
