@@ -5,7 +5,7 @@
 
 namespace boreas::cuda {
 
-inline constexpr int kSumColumns = 32, kSumRows = 8;
+inline constexpr int kSumColumns = 32, kSumRows = 32;
 
 /// out[c] += sum over p of partials[p * columns + c]. A block of kSumColumns x kSumRows threads owns kSumColumns of the
 /// columns; row r of threads adds up partial sums r, r + kSumRows, ...; then the rows are added in order. Columns from
@@ -17,7 +17,7 @@ __global__ void add_partial_sums(const A* partials, int64_t num_partials, int64_
   const int64_t column = int64_t(blockIdx.x) * kSumColumns + threadIdx.x;
   A sum = 0;
   if (column < columns) {
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t p = threadIdx.y; p < num_partials; p += kSumRows) sum += partials[p * columns + column];
   }
   sums[threadIdx.y][threadIdx.x] = sum;

@@ -53,13 +53,17 @@ __global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResident)
   for (int64_t row = int64_t(blockIdx.x) * kColumnRowsABlock + threadIdx.x / 32 * kColumnRows; row < num_rows;
        row += step)
     for (int k = threadIdx.x % 32; k < pairs.count; k += 32) {
-      float value[kColumnRows];
+      const float* const source = x.data + row * x.stride + from[k];
+      float* const target = y.data + row * y.stride + to[k];
+      float value[kColumnRows], before[kColumnRows];
+#pragma unroll
+      for (int r = 0; r < kColumnRows; ++r) {
+        value[r] = row + r < num_rows ? source[r * x.stride] : 0.0f;
+        before[r] = kAdd && row + r < num_rows ? target[r * y.stride] : 0.0f;
+      }
 #pragma unroll
       for (int r = 0; r < kColumnRows; ++r)
-        if (row + r < num_rows) value[r] = *x.at(row + r, from[k]) + (kAdd ? *y.at(row + r, to[k]) : 0.0f);
-#pragma unroll
-      for (int r = 0; r < kColumnRows; ++r)
-        if (row + r < num_rows) *y.at(row + r, to[k]) = value[r];
+        if (row + r < num_rows) target[r * y.stride] = value[r] + before[r];
     }
 }
 
@@ -82,13 +86,18 @@ static __global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResiden
        row += step)
     for (int k = threadIdx.x % 32; k < columns.count; k += 32) {
       const int from = source[k], c = columns.first + k;
-      float value[kColumnRows];
+      const float* const deltas = delta.data + row * delta.stride + c;
+      const float* const added = x.data + row * x.stride + from;
+      float* const target = y.data + row * y.stride + c;
+      float value[kColumnRows], before[kColumnRows];
+#pragma unroll
+      for (int r = 0; r < kColumnRows; ++r) {
+        value[r] = row + r < num_rows ? deltas[r * delta.stride] : 0.0f;
+        before[r] = from >= 0 && row + r < num_rows ? added[r * x.stride] : 0.0f;
+      }
 #pragma unroll
       for (int r = 0; r < kColumnRows; ++r)
-        if (row + r < num_rows) value[r] = *delta.at(row + r, c) + (from >= 0 ? *x.at(row + r, from) : 0.0f);
-#pragma unroll
-      for (int r = 0; r < kColumnRows; ++r)
-        if (row + r < num_rows) *y.at(row + r, c) = value[r];
+        if (row + r < num_rows) target[r * y.stride] = value[r] + before[r];
     }
 }
 
@@ -96,7 +105,7 @@ static __global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResiden
 // ---------
 
 inline constexpr int kTileCells = 64, kTilePitch = kTileCells + 1, kTileThreads = 256;
-inline constexpr int kTileWarps = kTileThreads / 32;
+inline constexpr int kTileWarps = kTileThreads / 32, kTileBatch = 4;
 
 /// At most kMost columns of rows, `first` the first of them, with their fields and y = field * mul + add.
 template <class A>
@@ -118,23 +127,42 @@ __global__ void __launch_bounds__(kTileThreads)
   float* const tile = dynamic_shared<float>();  // [columns.count, kTilePitch]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_cell = int64_t(blockIdx.x) * kTileCells;
-  // A warp reads 64 cells of one field, each lane two of them.
-#pragma unroll 4
-  for (int k = warp; k < columns.count; k += kTileWarps) {
-    const float mul = columns.mul[k], add = columns.add[k], missing = fill.value[k];
+  // A warp reads 64 cells of one field, each lane two of them, of kTileBatch fields before it uses the first.
+  for (int begin = warp; begin < columns.count; begin += kTileWarps * kTileBatch) {
+    float value[kTileBatch][2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int cell = lane + half * 32;
-      if (first_cell + cell >= num_cells) continue;
-      const float value = *fields.at(columns.field[k], first_cell + cell) * mul + add;
-      tile[k * kTilePitch + cell] = isnan(value) ? missing : value;
+    for (int b = 0; b < kTileBatch; ++b) {
+      const int k = begin + b * kTileWarps;
+      const float* const field = fields.data + columns.field[min(k, columns.count - 1)] * fields.stride + first_cell;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int cell = lane + half * 32;
+        value[b][half] = k < columns.count && first_cell + cell < num_cells ? field[cell] : 0.0f;
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < kTileBatch; ++b) {
+      const int k = begin + b * kTileWarps;
+      if (k >= columns.count) break;
+      const float mul = columns.mul[k], add = columns.add[k], missing = fill.value[k];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float normalised = value[b][half] * mul + add;
+        tile[k * kTilePitch + lane + half * 32] = isnan(normalised) ? missing : normalised;
+      }
     }
   }
   __syncthreads();
   // A warp writes the columns of one row.
-  for (int cell = warp; cell < kTileCells && first_cell + cell < num_cells; cell += kTileWarps)
-    for (int k = lane; k < columns.count; k += 32)
-      *y.at(first_cell + cell, columns.first + k) = narrow<T>(tile[k * kTilePitch + cell]);
+#pragma unroll 2
+  for (int cell = warp; cell < kTileCells; cell += kTileWarps) {
+    T* const row = y.data + (first_cell + cell) * y.stride + columns.first;
+#pragma unroll
+    for (int part = 0; part < FieldColumns<float>::kMost / 32; ++part) {
+      const int k = lane + part * 32;
+      if (k < columns.count && first_cell + cell < num_cells) row[k] = narrow<T>(tile[k * kTilePitch + cell]);
+    }
+  }
 }
 
 template <class T>
@@ -143,11 +171,20 @@ __global__ void __launch_bounds__(kTileThreads)
   float* const tile = dynamic_shared<float>();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_cell = int64_t(blockIdx.x) * kTileCells;
-#pragma unroll 4
-  for (int cell = warp; cell < kTileCells; cell += kTileWarps)
-    if (first_cell + cell < num_cells)
-      for (int k = lane; k < columns.count; k += 32)
-        tile[k * kTilePitch + cell] = widen(*x.at(first_cell + cell, columns.first + k));
+#pragma unroll 2
+  for (int cell = warp; cell < kTileCells; cell += kTileWarps) {
+    constexpr int kParts = FieldColumns<float>::kMost / 32;
+    const T* const row = x.data + (first_cell + cell) * x.stride + columns.first;
+    float value[kParts];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int k = lane + part * 32;
+      value[part] = k < columns.count && first_cell + cell < num_cells ? widen(row[k]) : 0.0f;
+    }
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+      if (lane + part * 32 < columns.count) tile[(lane + part * 32) * kTilePitch + cell] = value[part];
+  }
   __syncthreads();
   for (int k = warp; k < columns.count; k += kTileWarps) {
     const double mul = columns.mul[k], add = columns.add[k];

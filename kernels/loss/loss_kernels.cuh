@@ -86,30 +86,35 @@ __global__ void __launch_bounds__(kLossThreads, kLossBlocksResident) weighted_lo
   }
   const int64_t step = int64_t(gridDim.x) * kLossWarps;
   for (int64_t row = int64_t(blockIdx.x) * kLossWarps + threadIdx.y; row < p.num_rows; row += kRows * step) {
-    float error[kRows][kColumns];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        const int64_t i = row + r * step, c = first + j * kLossLanes;
-        error[r][j] = 0;
-        if (i >= p.num_rows || c >= p.num_columns) continue;
-        const float t = *p.target.at(i, c), x = *p.prediction.at(i, c);
-        error[r][j] = p.ignore_nans && isnan(t) ? 0.0f : x - t;
-      }
+    // Loads depend on nothing but bounds, so that all are in flight at once.
+    float x[kRows][kColumns], t[kRows][kColumns], node_weights[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t i = row + r * step;
-      if (i >= p.num_rows) continue;
-      const double node_weight = p.node_weights[p.node_of.remainder(i)];
-      const float slope_weight = float(p.scale * node_weight);
+      const bool exists = i < p.num_rows;
+      const float* const predictions = p.prediction.data + i * p.prediction.stride;
+      const float* const targets = p.target.data + i * p.target.stride;
+      node_weights[r] = exists ? p.node_weights[p.node_of.remainder(i)] : 0.0f;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
         const int64_t c = first + j * kLossLanes;
-        if (c >= p.num_columns) continue;
-        const Term term = loss_term<kind>(error[r][j]);
+        x[r][j] = exists && c < p.num_columns ? predictions[c] : 0.0f;
+        t[r][j] = exists && c < p.num_columns ? targets[c] : 0.0f;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t i = row + r * step;
+      const double node_weight = node_weights[r];
+      const float slope_weight = float(p.scale * node_weight);
+      D* const slopes = p.d.data + i * p.d.stride;
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        const int64_t c = first + j * kLossLanes;
+        const Term term = loss_term<kind>(p.ignore_nans && isnan(t[r][j]) ? 0.0f : x[r][j] - t[r][j]);
         if (p.partials) sums[j] += node_weight * double(column_weight[j] * term.value);
-        if (p.d.data) *p.d.at(i, c) = narrow<D>(slope_weight * slope_factor[j] * term.slope);
+        if (p.d.data && i < p.num_rows && c < p.num_columns)
+          slopes[c] = narrow<D>(slope_weight * slope_factor[j] * term.slope);
       }
     }
   }

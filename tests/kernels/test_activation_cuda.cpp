@@ -13,7 +13,11 @@ constexpr Gate kGates[] = {Gate::sigmoid, Gate::silu, Gate::gelu, Gate::relu};
 constexpr std::pair<int64_t, int64_t> kSizes[] = {{1, 1},     {7, 5},      {0, 4},    {33, 64},
                                                   {1000, 33}, {129, 2048}, {3, 10000}};
 
-double tolerance(DType dtype) { return dtype == DType::bf16 ? 3e-3 : 5e-7; }
+// Rounding to bf16 costs up to 2^-8 of a value, and 1.7e-3 in the norm over many.
+double tolerance(DType dtype, int64_t size) {
+  if (dtype == DType::f32) return 5e-7;
+  return size < 100 ? 0x1p-8 + 1e-5 : 3e-3;
+}
 
 // What an activation reads, on the host: column slices of wider matrices where wanted, and wide enough for the tails.
 struct Inputs {
@@ -49,7 +53,7 @@ TEST(ActivationCuda, MatchesTheCpuInDouble) {
         const auto out = [&] { return upload(w.output(dtype, {n, c})); };
         const auto expected = [&, n = n, c = c] { return w.output(DType::f64, {n, c}); };
         const auto expect_like = [&](const Tensor& actual, const Tensor& reference) {
-          expect_close(gpu.download(w, actual), reference, tolerance(dtype), 0, 1e-3);
+          expect_close(gpu.download(w, actual), reference, tolerance(dtype, reference.size()), 0, 1e-3);
         };
         {
           const Tensor y = out(), d_x = out(), y_expected = expected(), d_x_expected = expected();

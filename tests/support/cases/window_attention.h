@@ -96,7 +96,8 @@ inline Tensors exact_tensors(Workspace& w, const Tensors& host, const Case& c) {
 
 inline void expect_parity(const Tensors& actual, const Tensors& exact) {
   const bool rounded = actual.o.dtype() == DType::bf16;
-  const double stored = rounded ? 5e-3 : 3e-6, gradient = rounded ? 1e-2 : 5e-6;
+  // Scores of the sharp cases reach 100 and more, of which f32 keeps 2^-24: their weights are known to about 1e-5.
+  const double stored = rounded ? 5e-3 : 3e-6, gradient = rounded ? 1e-2 : 1e-5;
   expect_close(actual.o, exact.o, stored);
   expect_close(actual.stats, exact.stats, 3e-6, 0, 1e-2);
   // With few partners the gradients of the scores cancel.
