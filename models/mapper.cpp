@@ -102,18 +102,20 @@ void Mapper::backward_sources(Context& ctx, const Subgraph& chunk, const Tensor&
                               const Tensor& d_keys_values, const Tensor& d_x_src) const {
   const Scope scope(ctx);
   k_norm_.backward(ctx, first_half(sources.keys_values), sources.k_stats, first_half(d_keys_values));
-  const Tensor features = gather(ctx, chunk, x_src), x = embed_src_ ? sources.x : features;
   const bool gathered = bool(chunk.src_ids);
   Tensor d_rows;  // of the chunk's sources
-  if (embed_src_ || (gathered && d_x_src)) d_rows = ctx.alloc(Keep::scratch, x.dtype(), {x.rows(), x.cols()});
-  src_projection_.backward(ctx, {.x = x}, sources.projection, {.y = d_keys_values}, {.x = d_rows ? d_rows : d_x_src});
   if (embed_src_) {
-    embed_src_->backward_parameters(ctx, features, d_rows);
+    const Tensor& s = sources.x;  // becomes its gradient
+    src_projection_.backward(ctx, {.x = s}, sources.projection, {.y = d_keys_values}, {.x = s});
+    embed_src_->backward_parameters(ctx, gather(ctx, chunk, x_src), s);
     if (!d_x_src) return;
-    if (!gathered) return embed_src_->backward_input(ctx, d_rows, d_x_src, true);
-    const Tensor d_features = alloc_aligned_rows(ctx, Keep::scratch, dtype(), x.rows(), d_x_src.cols());
-    embed_src_->backward_input(ctx, d_rows, d_features);
-    d_rows = d_features;
+    if (!gathered) return embed_src_->backward_input(ctx, s, d_x_src, true);
+    d_rows = alloc_aligned_rows(ctx, Keep::scratch, dtype(), s.rows(), d_x_src.cols());
+    embed_src_->backward_input(ctx, s, d_rows);
+  } else {
+    const Tensor x = gather(ctx, chunk, x_src);
+    if (gathered && d_x_src) d_rows = ctx.alloc(Keep::scratch, x.dtype(), {x.rows(), x.cols()});
+    src_projection_.backward(ctx, {.x = x}, sources.projection, {.y = d_keys_values}, {.x = d_rows ? d_rows : d_x_src});
   }
   if (d_x_src && gathered) run(ctx, ScatterAddRows{.x = d_rows, .ids = chunk.src_ids, .y = d_x_src});
 }

@@ -44,8 +44,9 @@ struct LayerNormForward {
 /// Shapes   as forward; d_residual, d_x, y: [N, C]   d_gamma, d_beta: [G]; d_residual, d_gamma, d_beta, y may be empty
 /// Types    as forward, d_y as y; d_x: that type or accumulator_of it;  d_residual: as d_x;  d_gamma, d_beta:
 ///          accumulator_of that type
-/// Alias    d_x may be d_y, where their types are equal, or d_residual; y may be d_y, but not d_x.   Repeatable: yes,
-/// for any thread count. Errors   as forward
+/// Alias    d_x may be d_y or x, where their types are equal, or d_residual; y may be d_y, but not d_x, and not asked
+///          for where d_x is x.   Repeatable: yes, for any thread count.
+/// Errors   as forward
 struct LayerNormBackward {
   static constexpr const char* name = "layer_norm_backward";
   Tensor x, gamma, beta, stats;

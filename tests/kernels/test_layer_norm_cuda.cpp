@@ -170,6 +170,12 @@ TEST(LayerNormCuda, ResultsMayBeTheInputs) {
     over_residual.backward.d_x = over_residual.backward.d_residual;
     run(gpu.ctx, over_residual.backward);
     EXPECT_TRUE(identical(gpu.download(w, over_residual.backward.d_x), gpu.download(w, apart.backward.d_x)));
+    Case over_x = upload(gpu, host, strided);
+    run(gpu.ctx, over_x.forward);
+    over_x.backward.d_x = over_x.backward.x;
+    over_x.backward.y = {};
+    run(gpu.ctx, over_x.backward);
+    EXPECT_TRUE(identical(gpu.download(w, over_x.backward.x), gpu.download(w, apart.backward.d_x)));
   }
 }
 
