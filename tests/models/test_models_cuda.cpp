@@ -13,8 +13,12 @@ TEST_P(GoldenOnTheGpu, AgreesWithTheReference) {
   const auto& [path, dtype] = GetParam();
   if (dtype == DType::bf16 && fs::path(path).stem() == "losses") GTEST_SKIP() << "losses are computed in f32";
   const bool f32 = dtype == DType::f32;
-  check_file(path,
-             {.device = Device::cuda(0), .dtype = dtype, .forward = f32 ? 1e-5 : 2e-2, .gradient = f32 ? 1e-4 : 5e-2});
+  // Gradients of queries and keys cancel in the softmax. The CPU in f32 with every stored tensor rounded to bf16 is off
+  // by 0.12 for those of full_tf (normed queries and keys of its second block), by 0.03 at most elsewhere.
+  const double in_bf16 = fs::path(path).stem() == "full_tf" ? 0.18 : 5e-2;
+  check_file(
+      path,
+      {.device = Device::cuda(0), .dtype = dtype, .forward = f32 ? 1e-5 : 2e-2, .gradient = f32 ? 1e-4 : in_bf16});
 }
 
 std::vector<std::pair<std::string, DType>> cases() {
