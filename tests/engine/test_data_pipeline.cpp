@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "engine/memory_plan.h"
+#include "tests/engine/small_model.h"
 #include "tests/engine/tiny_run.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tolerances.h"
@@ -70,6 +72,44 @@ TEST_F(Pipeline, BatchesAreTheWindowsOfTheShuffledAnchors) {
         }
     }
     BOREAS_EXPECT_ERROR(pipeline.next(), internal, "after the last");
+  }
+}
+
+// Three groups of ranks, and a shard of cells of a dataset with members.
+TEST_F(Pipeline, SharesAreSlicesOfEveryBatchAndTakeTurns) {
+  test::SmallDataset data = test::small_data(16);
+  data.num_members = 2;
+  data.write(folder_ / "members.zarr");
+  RunConfig config = test::small_config(data);
+  config.data.dataset.path = folder_ / "members.zarr";
+  config.training.batch_size = 2;
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  const ModelSetup setup = make_setup(config, reader);
+  const Range cells{17, 45};
+  for (const bool training : {true, false}) {
+    const auto sampling = [&](const SampleShare& share) {
+      return training ? training_sampling(config, {0, 16}, share) : validation_sampling(config, {0, 16}, share);
+    };
+    DataPipeline whole(reader, setup, sampling({}));
+    std::vector<std::unique_ptr<DataPipeline>> groups;
+    int64_t num_batches = 0;
+    for (int64_t group = 0; group < 3; ++group) {
+      const SamplingOptions options = sampling({.cells = cells, .group = group, .num_groups = 3});
+      groups.push_back(std::make_unique<DataPipeline>(reader, setup, options));
+      groups.back()->start(1, 0, 1);
+      num_batches += groups.back()->num_batches(1);
+      EXPECT_EQ(DataPipeline::staging_bytes(setup, options, 6, 2) * data.num_cells(),
+                DataPipeline::staging_bytes(setup, sampling({}), 6, 2) * cells.size());
+    }
+    EXPECT_EQ(num_batches, training ? whole.num_batches(1) / 3 * 3 : whole.num_batches(1));
+    whole.start(1, 0, 1);
+    for (int64_t batch = 0; batch < num_batches; ++batch) {
+      const FieldWindow all = whole.next(), part = groups[size_t(batch % 3)]->next();
+      ASSERT_EQ(part.num_items(), all.num_items());
+      for (int64_t item = 0; item < all.num_items(); ++item)
+        for (int64_t time = 0; time < all.num_times(); ++time)
+          ASSERT_EQ(test::values_of(part.at(item, time)), test::values_of(all.at(item, time).columns(cells)));
+    }
   }
 }
 
