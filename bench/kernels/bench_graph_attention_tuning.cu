@@ -1,10 +1,11 @@
 // The kernels of graph attention for any degree, one by one, with what may be chosen about them: where edges come from
 // (read directly, or streamed through shared memory), edges a step, stages, vectors a lane, resident blocks, sources of
-// a warp. The choices of kernels/graph_attention/graph_attention_launch.cuh are held against these numbers.
+// a warp. The choices of kernels/graph_attention/graph_attention_launch.cuh and graph_attention_tiles_launch.cuh are
+// held against these numbers.
 #include "kernels/core/error.h"  // before all that includes fmt, which it makes right for nvcc
 
 #include "bench/graph_attention.h"
-#include "kernels/graph_attention/graph_attention_launch.cuh"
+#include "kernels/graph_attention/graph_attention_tiles_launch.cuh"
 
 namespace boreas::bench {
 namespace {
@@ -61,10 +62,20 @@ void add_edges(const Where& where, const std::string& choice) {
       });
 }
 
+template <int head_size, int kWarps, int kTile, int kStages>
+void add_tiles(const Where& where) {
+  add(
+      where, "forward", fmt::format("tiles:{}/stages:{}/warps:{}", kTile, kStages, kWarps),
+      [](const Problem& p) { return p.forward_bytes(); },
+      [](cudaStream_t stream, const Problem& p, const BackwardScratch&) {
+        tiles::launch_forward<head_size, kWarps, kTile, kStages>(stream, p.forward);
+      });
+}
+
 template <int head_size, int kAhead, int kBlocks>
 void add_sources(const Where& where) {
   using L = LayoutOf<head_size, 1>;
-  for (const int64_t run : {1, 4, 8, 16})
+  for (const int64_t run : {1, 2, 3, 4, 6, 8, 16})
     add(
         where, "sources", fmt::format("ahead:{}/blocks:{}/run:{}", kAhead, kBlocks, run),
         [](const Problem& p) { return double(p.forward.q.bytes()) * 2 + double(p.forward.k.bytes()) * 2; },
@@ -85,7 +96,10 @@ void add_head_size(const std::string& graph, bool hilbert) {
   add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 256, 2>(where, "streamed:2x3");
   add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 128, 3>(where, "streamed:2x3");
   add_edges<head_size, 2, StreamedEdges<Two, 1, 4>, 128, 3>(where, "streamed:1x4");
+  add_tiles<head_size, 10, 4, 2>(where);
+  add_tiles<head_size, 10, 8, 2>(where);
   add_sources<head_size, 2, 8>(where);
+  add_sources<head_size, 3, 7>(where);
   add_sources<head_size, 4, 5>(where);
   for (const bool tensor_cores : {false, true})
     add(

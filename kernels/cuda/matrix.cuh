@@ -16,6 +16,13 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same with [16, 8] times [8, 8]: only the first half of each row of fragments.
+__device__ inline void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+
 /// Four 8 x 8 matrices from shared memory; lane l gives the address of row l % 8 of matrix l / 8 and gets, of each
 /// matrix, the elements 2p and 2p + 1 of row g.
 __device__ inline void load_matrices(uint32_t (&out)[4], const void* row) {

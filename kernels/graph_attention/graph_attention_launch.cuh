@@ -124,9 +124,9 @@ void launch_destinations(cudaStream_t stream, const GraphAttentionBackward& op, 
                 kThreads, shared_bytes, stream, p);
 }
 
-/// Sources of a warp in the source pass: such that it has about 16 edges.
+/// Sources of a warp in the source pass: such that it has about 48 edges.
 inline int64_t sources_of_a_warp(const GraphAttentionBackward& op) {
-  return std::clamp<int64_t>(16 * op.k.rows() / std::max<int64_t>(op.graph->num_edges(), 1), 1, 16);
+  return std::clamp<int64_t>(48 * op.k.rows() / std::max<int64_t>(op.graph->num_edges(), 1), 1, 16);
 }
 
 template <class L, class Weight, int kAhead, int kBlocks>

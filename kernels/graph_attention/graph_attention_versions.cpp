@@ -1,4 +1,5 @@
 #include "kernels/graph_attention/degree3.h"
+#include "kernels/graph_attention/graph_attention_tiles.h"
 
 #include <bit>
 
@@ -73,6 +74,7 @@ using namespace graph_attention;
 
 constexpr GraphAttentionVersion<GraphAttentionForward> kForwardVersions[] = {
     {"degree3", degree3::supports, degree3::scratch_bytes, BOREAS_LAUNCHER(degree3::launch)},
+    {"tiles", tiles::supports, no_scratch, BOREAS_LAUNCHER(tiles::launch)},
     {"vectors", supports_vectors, no_scratch, BOREAS_LAUNCHER(launch_vectors)},
     {"general", supports_general, no_scratch, BOREAS_LAUNCHER(launch_general)},
 };

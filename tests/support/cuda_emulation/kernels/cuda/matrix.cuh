@@ -38,6 +38,8 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   }
 }
 
+inline void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) { mma_bf16(c, {a0, a1, 0, 0}, b, 0); }
+
 inline void load_matrices(uint32_t (&out)[4], const void* row) { detail::load_matrices(out, row, false); }
 inline void load_matrices_transposed(uint32_t (&out)[4], const void* row) { detail::load_matrices(out, row, true); }
 
