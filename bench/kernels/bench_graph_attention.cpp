@@ -140,8 +140,11 @@ void add_gpu_cases() {
   for (const char* graph : {"era_to_h", "h_to_h", "h_to_era"})
     for (const bool hilbert : {false, true})
       for (const int64_t head_size : {32, 64})
-        for (const char* version : {"vectors", "degree3"}) {
-          if (std::string(version) == "degree3" && std::string(graph) != "h_to_era") continue;
+        for (const char* version : {"vectors", "tiles", "degree3"}) {
+          const bool is_degree3 = std::string(version) == "degree3", is_tiles = std::string(version) == "tiles";
+          if ((is_degree3 && std::string(graph) != "h_to_era") || (is_tiles && std::string(graph) != "h_to_h"))
+            continue;
+          const char* const backward = is_tiles ? "vectors" : version;  // "tiles" is forward only
           const auto add = [=](const char* pass, auto body) {
             const std::string name = fmt::format("graph_attention/gpu/{}/{}/{}/d:{}/{}", pass, graph,
                                                  hilbert ? "hilbert" : "natural", head_size, version);
@@ -160,7 +163,7 @@ void add_gpu_cases() {
           add("forward_backward", [=](benchmark::State& state, Problem& p) {
             bench::measure_cold(state, *p.ctx, p.forward_bytes() + p.backward_bytes(), [&] {
               p.run_version(version, p.forward);
-              p.run_version(version, p.backward);
+              p.run_version(backward, p.backward);
             });
           });
         }
