@@ -89,4 +89,16 @@ RowsOf<W> words_of(const Tensor& tensor) {
   return {static_cast<W*>(tensor.data()), tensor.row_stride() * size_of(tensor.dtype()) / int64_t(sizeof(W))};
 }
 
+/// y = x, of the same type and shape.
+inline void copy_bytes_of_rows(Context& ctx, const Tensor& x, const Tensor& y) {
+  if (y.size() == 0 || x.data() == y.data()) return;
+  if (x.contiguous() && y.contiguous())
+    return copy_bytes(ctx.compute(), y.data(), y.device(), x.data(), x.device(), y.bytes());
+  with_word(y.cols() * size_of(y.dtype()), {x, y}, [&]<class W>(int64_t words) {
+    const Chunks<1> chunks(y.rows(), words);
+    launch_kernel(copy_words<W>, map_blocks(chunks), kMapThreads, 0, stream_of(ctx), chunks, words_of<const W>(x),
+                  words_of<W>(y));
+  });
+}
+
 }  // namespace boreas::cuda

@@ -199,17 +199,6 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // --- launches ---
 
-inline void copy_bytes_of_rows(Context& ctx, const Tensor& x, const Tensor& y) {
-  if (y.size() == 0 || x.data() == y.data()) return;
-  if (x.contiguous() && y.contiguous())
-    return copy_bytes(ctx.compute(), y.data(), y.device(), x.data(), x.device(), y.bytes());
-  with_word(y.cols() * size_of(y.dtype()), {x, y}, [&]<class W>(int64_t words) {
-    const Chunks<1> chunks(y.rows(), words);
-    launch_kernel(copy_words<W>, map_blocks(chunks), kMapThreads, 0, stream_of(ctx), chunks, words_of<const W>(x),
-                  words_of<W>(y));
-  });
-}
-
 /// The bits of one element, repeated to fill a word.
 template <class W>
 W repeated(DType dtype, double value) {

@@ -9,7 +9,7 @@
 
 #include "kernels/activation/activation.h"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/elementwise/elementwise.h"
+#include "kernels/cuda/map.cuh"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_kernels.cuh"
 
@@ -268,7 +268,7 @@ void cuda::launch(Backend, Context& ctx, const LinearForward& op, Tensor scratch
   }
   library.multiply(ctx, product);
   if (gelu) launch(Backend{}, ctx, GeluForward{.x = product.d, .y = op.y}, {});
-  if (scratch.result) launch(Backend{}, ctx, Copy{.x = y.columns({0, op.y.cols()}), .y = op.y}, {});
+  if (scratch.result) copy_bytes_of_rows(ctx, y.columns({0, op.y.cols()}), op.y);
 }
 
 void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratch_memory) {
@@ -304,7 +304,7 @@ void cuda::launch(Backend, Context& ctx, const LinearBackward& op, Tensor scratc
   if (wants_weight) library.multiply(ctx, weight_product);
   if (wants_weight && scratch.d_weight) {
     const Tensor sums = (*scratch.d_weight).slice({0, op.d_weight.rows()}).columns({0, op.d_weight.cols()});
-    launch(Backend{}, ctx, Add{.a = op.d_weight, .b = sums, .y = op.d_weight}, {});
+    launch_map<float, const float, const float>(ctx, Sum{}, op.d_weight, op.d_weight, sums);
   }
   if (fuses_bias)
     launch_add_partial_sums<float>(scratch.partial_sums, 1, op.d_bias.size(), op.d_bias.size(), op.d_bias.as<float>(),
