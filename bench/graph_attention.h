@@ -87,8 +87,8 @@ inline const Graph& global_graph(const std::string& name, bool hilbert) {
   return graphs.at(fmt::format("{}{}", name, hilbert));
 }
 
-/// A forward and a backward with 16 heads, 11 edge attributes in padded rows and 8 of them trainable, in bf16; without r,
-/// as others compute it.
+/// A forward and a backward with 16 heads, 11 edge attributes in padded rows and 8 of them trainable, in bf16; without
+/// r, as others compute it.
 struct GraphAttentionProblem {
   Bench data{Device::cuda(0)};
   GraphAttentionForward forward;
