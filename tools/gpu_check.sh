@@ -11,8 +11,8 @@
 #   --out DIR         where the benches' results go (default bench/results)
 #
 #   tests       every tests/*/test_*_cuda.cpp: parity with the CPU, repeatability, planned memory
-#   ptx         the kernels' tests from a build that has compute_80 PTX alone: what GPUs before Hopper run, compiled by
-#               the driver
+#   ptx         the kernels' tests, in short form, from a build that has compute_80 PTX alone: what GPUs before Hopper
+#               run, compiled by the driver
 #   sanitizers  the tests, in short form (BOREAS_QUICK_TESTS=1), under compute-sanitizer memcheck, racecheck, initcheck
 #   benches     benches with GPU cases, and the engine's longer ones: NAME_GPU.json with hardware, driver, date, command
 #
@@ -119,8 +119,8 @@ each() {
 }
 
 export OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs))
-if wants tests; then for test in $tests; do echo tests "$test"; done | each 150 "$build_dir"; fi
-if wants ptx; then for test in $kernel_tests; do echo ptx "$test"; done | each 150 "$build_dir-ptx"; fi
+if wants tests; then for test in $tests; do echo tests "$test"; done | each 300 "$build_dir"; fi
+if wants ptx; then for test in $kernel_tests; do echo ptx "$test"; done | BOREAS_QUICK_TESTS=1 each 150 "$build_dir-ptx"; fi
 if wants sanitizers; then
   for tool in memcheck racecheck initcheck; do
     if command -v compute-sanitizer > /dev/null; then
