@@ -172,12 +172,26 @@ for row in rows:
 PY
 }
 
-# program NAME LABEL LIMIT ARGUMENT...: a bench of the engine, which writes its own results to the file after --out.
+# program NAME LABEL LIMIT ARGUMENT...: a bench of the engine, which writes its own results to the file after --out; what
+# they were measured on, when and how is put before them.
 program() {
-  local name=$1 label=$2 limit=$3
+  local name=$1 label=$2 limit=$3 file
   shift 3
   [[ $name =~ $filter ]] && [ -x "$build_dir/bench/$name" ] || return 0
-  attempt bench "${name}_$label" "$limit" "$build_dir/bench/$name" "$@" --out "$(result_file "${name}_$label")"
+  file=$(result_file "${name}_$label")
+  rm -f "$file"  # an older one must not pass for this run's
+  attempt bench "${name}_$label" "$limit" "$build_dir/bench/$name" "$@" --out "$file"
+  [ -s "$file" ] || return 0
+  python3 - "$file" "$gpu" "$driver" "$command_line" "$name $*" << 'PY'
+import datetime, json, sys
+
+path, gpu, driver, command, program = sys.argv[1:]
+measured = json.load(open(path))
+head = {"hardware": gpu, "driver": driver, "date": datetime.date.today().isoformat(), "command": command, "program": program}
+with open(path, "w") as out:
+    json.dump({**head, **{key: value for key, value in measured.items() if key not in head}}, out, indent=1)
+    out.write("\n")
+PY
 }
 
 if wants benches; then
