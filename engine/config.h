@@ -10,6 +10,7 @@
 #include "io/dataset_reader.h"
 #include "kernels/core/fields.h"
 #include "models/config.h"
+#include "models/layers/head_sharding.h"
 #include "models/loss.h"
 #include "models/mesh/build.h"
 #include "models/preprocess.h"
@@ -176,12 +177,17 @@ struct MemoryConfig {
 /// How the ranks that mpirun or srun started work together. Nothing that is computed depends on it but by rounding.
 struct ParallelConfig {
   int64_t model_ranks = 0;
+  ShardKind shard = ShardKind::edges;
   ExchangeKind exchange = ExchangeKind::halo;
   void fields(auto&& visit) {
     visit("model_ranks", model_ranks, "ranks",
           "ranks that share a sample; groups of so many train on different samples; 0: all ranks share one");
+    visit("shard", shard, "",
+          "what such ranks divide: edges, each computes its own nodes with all edges that end there; heads, each "
+          "computes "
+          "its own attention heads of all nodes (the older way, for comparison; at most as many ranks as heads)");
     visit("exchange", exchange, "",
-          "how ranks that share a sample get rows of others: halo sends those that are needed, allgather all");
+          "shard edges: how ranks get rows of others: halo sends those that are needed, allgather all");
   }
 };
 

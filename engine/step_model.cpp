@@ -26,7 +26,7 @@ StepModel::StepModel(const ModelSetup& setup, Device device, Communicator* ranks
       preprocess_(setup.preprocess()),
       parameters_(storage_type(setup.config.precision), device),
       network_(setup.config.model, setup.shape(), setup.graph, parameters_,
-               {.ranks = ranks, .exchange = setup.config.parallel.exchange}),
+               {.ranks = ranks, .exchange = setup.config.parallel.exchange, .kind = setup.config.parallel.shard}),
       predicted_{0, network_.num_data_nodes()},
       output_columns_(size_t(setup.variables.num_outputs())) {
   std::iota(output_columns_.begin(), output_columns_.end(), 0);

@@ -21,6 +21,12 @@ Graph make_graph(const GraphData& data, const EdgeSet& edges) {
 RankGraph make_part(const GraphData& data, const EdgeSet& edges, const ModelShard& shard, Device device) {
   Graph whole = make_graph(data, edges);
   if (shard.num_ranks() == 1) return make_rank_graph(std::move(whole));
+  if (shard.by_heads()) {
+    RankGraph all = make_rank_graph(std::move(whole));
+    all.sources = RowExchange::local(shard.rows_of(all.graph.num_src()).size());
+    all.dst = shard.rows_of(all.graph.num_dst());
+    return all;
+  }
   const Partition src = Partition::balanced(whole.num_src(), shard.num_ranks());
   const Partition dst = Partition::balanced(whole.num_dst(), shard.num_ranks());
   return make_rank_graph(*shard.ranks, whole, src, dst, shard.exchange, device);
@@ -28,8 +34,8 @@ RankGraph make_part(const GraphData& data, const EdgeSet& edges, const ModelShar
 
 /// This rank's positions of a sequence, and those within the window of them.
 RowExchange make_window(int64_t num_nodes, int64_t window, const ModelShard& shard, Device device) {
-  if (shard.num_ranks() == 1) return RowExchange::local(num_nodes);
   const Range own = shard.rows_of(num_nodes);
+  if (shard.num_ranks() == 1 || shard.by_heads()) return RowExchange::local(own.size());
   const int64_t begin = window < 0 ? 0 : std::max<int64_t>(0, own.begin - window);
   const int64_t end = window < 0 ? num_nodes : std::min(num_nodes, own.end + window);
   std::vector<int64_t> needed(size_t(end - begin));
@@ -50,11 +56,18 @@ std::optional<Range> own_nodes(const NodeSet& nodes, const ModelShard& shard) {
 
 std::optional<Range> own_edges(const GraphData& graph, const EdgeSet& edges, const ModelShard& shard) {
   const std::optional<Range> dst = own_nodes(graph.node_set(edges.dst), shard);
-  if (!dst) return {};
+  if (!dst || shard.by_heads()) return {};
   const auto first = [&](int64_t node) {
     return std::lower_bound(edges.dst_of.begin(), edges.dst_of.end(), int32_t(node)) - edges.dst_of.begin();
   };
   return Range{first(dst->begin), first(dst->end)};
+}
+
+/// Null with edge sharding.
+std::shared_ptr<const HeadSharding> head_sharding(const GraphData& data, const std::string& src, const std::string& dst,
+                                                  int64_t num_heads, const ModelShard& shard) {
+  if (!shard.by_heads()) return {};
+  return std::make_shared<HeadSharding>(*shard.ranks, data.node_set(src).size(), data.node_set(dst).size(), num_heads);
 }
 
 ModelShape checked(ModelShape shape) {
@@ -100,7 +113,8 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .num_chunks = config.encoder.num_chunks,
                 .recompute = config.recompute >= Recompute::mappers,
                 .wide_residual = config.residual_dtype == ResidualType::f32},
-               make_part(graph, graph.edge_set(shape_.data_name, shape_.hidden_name), shard, store.device())),
+               make_part(graph, graph.edge_set(shape_.data_name, shape_.hidden_name), shard, store.device()),
+               head_sharding(graph, shape_.data_name, shape_.hidden_name, config.num_heads, shard)),
       decoder_(store, "decoder." + shape_.data_name, BlockShape::of(config),
                {.kind = Mapper::Kind::decoder,
                 .src_channels = config.num_channels,
@@ -111,7 +125,9 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .recompute = config.recompute >= Recompute::mappers,
                 .wide_residual = config.residual_dtype == ResidualType::f32,
                 .zero_extractor = config.decoder.initialise_data_extractor_zero},
-               make_part(graph, graph.edge_set(shape_.hidden_name, shape_.data_name), shard, store.device())) {
+               make_part(graph, graph.edge_set(shape_.hidden_name, shape_.data_name), shard, store.device()),
+               head_sharding(graph, shape_.hidden_name, shape_.data_name, config.num_heads, shard)) {
+  const auto heads = head_sharding(graph, shape_.hidden_name, shape_.hidden_name, config.num_heads, shard);
   const bool recompute = config.recompute >= Recompute::block;
   switch (config.processor.kind) {
     case ProcessorKind::graph_transformer: {
@@ -119,14 +135,14 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
       processor_edges_.emplace(store, "processor_graph_provider", edges, config.trainable.processor,
                                own_edges(graph, edges, shard));
       processor_.emplace(store, "processor", processor_shape(config), config.processor.num_layers, recompute,
-                         make_part(graph, edges, shard, store.device()), processor_edges_->num_columns());
+                         make_part(graph, edges, shard, store.device()), processor_edges_->num_columns(), heads);
       break;
     }
     case ProcessorKind::transformer:
       processor_.emplace(
           store, "processor", processor_shape(config), config.processor.num_layers, recompute,
           make_window(graph.node_set(shape_.hidden_name).size(), config.processor.window, shard, store.device()),
-          config.processor.window);
+          config.processor.window, heads);
       break;
     case ProcessorKind::none:
       break;

@@ -13,12 +13,15 @@
 namespace boreas {
 
 /// How a sample is split over the ranks of a group: each owns a contiguous range of the data nodes and one of the
-/// hidden nodes, balanced. By default there is one rank.
+/// hidden nodes, balanced. By default there is one rank. With `kind` heads each rank has all edges and their trainable
+/// attributes.
 struct ModelShard {
   Communicator* ranks = nullptr;  ///< must outlive the model
   ExchangeKind exchange = ExchangeKind::halo;
+  ShardKind kind = ShardKind::edges;
 
   int64_t num_ranks() const { return ranks ? ranks->size() : 1; }
+  bool by_heads() const { return kind == ShardKind::heads && num_ranks() > 1; }
   /// This rank's rows of n.
   Range rows_of(int64_t n) const { return Partition::balanced(n, num_ranks())[ranks ? ranks->rank() : 0]; }
 };
@@ -39,7 +42,7 @@ struct ModelShard {
 /// Names    those of the reference implementation: encoder.<data>, processor, decoder.<data>, node_attributes,
 ///          encoder_graph_provider.<data>.trainable.trainable, ...
 /// Errors   config: heads do not divide channels, a graph without the edges that the model needs, more ranks than
-/// nodes;
+///          nodes, more ranks than heads with head sharding;
 ///          shape: x or y
 /// Source   Lang et al. 2024 (AIFS); the encoder-processor-decoder of Anemoi models
 class EncoderProcessorDecoder {

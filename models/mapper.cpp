@@ -1,16 +1,33 @@
 #include "models/mapper.h"
 
+#include <algorithm>
+
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/gather_rows/gather_rows.h"
 
 namespace boreas {
 
+namespace {
+
+/// A whole graph as the only chunk of a rank's own sources and destinations.
+ShardedGraph whole_graph(Graph graph, int64_t num_src, int64_t num_dst, Device device) {
+  ShardedGraph whole = make_sharded_graph(std::move(graph), 1, device);
+  whole.num_src = num_src;
+  whole.num_dst = num_dst;
+  whole.chunks[0].dst = {0, num_dst};
+  return whole;
+}
+
+}  // namespace
+
 Mapper::Mapper(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Options& options,
-               RankGraph graph)
+               RankGraph graph, std::shared_ptr<const HeadSharding> heads)
     : shape_(shape),
       options_(options),
       sources_(std::move(graph.sources)),
-      graph_(make_sharded_graph(std::move(graph.graph), options.num_chunks, store.device())),
+      heads_(std::move(heads)),
+      graph_(heads_ ? whole_graph(std::move(graph.graph), sources_.own().size(), graph.dst.size(), store.device())
+                    : make_sharded_graph(std::move(graph.graph), options.num_chunks, store.device())),
       embed_dst_(store, join_name(prefix, "emb_nodes_dst"), options.dst_channels, shape.num_channels),
       src_projection_(LayerNorm(store, join_name(prefix, "proc.layer_norm_attention_src"), shape.num_channels),
                       Linear(store, join_name(prefix, "proc"),
@@ -69,7 +86,7 @@ Tensor Mapper::gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) 
 
 Mapper::Sources Mapper::project_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, Keep keep,
                                         bool brief) const {
-  const int64_t rows = chunk.graph.num_src();
+  const int64_t rows = chunk.src_ids ? chunk.graph.num_src() : x_src.rows();
   Sources sources;
   sources.projection.brief = brief;
   sources.keys_values = ctx.alloc(keep, dtype(), {rows, 2 * shape_.attention_channels});
@@ -128,10 +145,57 @@ void Mapper::backward_destinations(Context& ctx, const Tensor& x_dst, const Dest
   if (d_x_dst) embed_dst_.backward_input(ctx, d_x, d_x_dst, true);
 }
 
+Partition Mapper::tails_of(int64_t rows) const {
+  return Partition::balanced(rows,
+                             heads_ ? std::clamp<int64_t>(options_.num_chunks, 1, std::max<int64_t>(1, rows)) : 1);
+}
+
+void Mapper::forward_tail(Context& ctx, const Tensor& attended, const Tensor& x, const Tensor& y,
+                          TailSaved* saved) const {
+  const Scope scope(ctx);
+  const Keep keep = keep_if(saved);
+  TailSaved s{.brief = saved && saved->brief};
+  s.feed_forward.brief = s.extractor.brief = s.brief;
+  s.middle = ctx.alloc(keep, x.dtype(), {x.rows(), shape_.num_channels});
+  projection_.forward(ctx, attended, s.middle, x);
+  s.last = extractor_ ? ctx.alloc(keep, x.dtype(), {x.rows(), shape_.num_channels}) : y;
+  feed_forward_.forward(ctx, {.x = s.middle}, {.y = s.last}, saved ? &s.feed_forward : nullptr);
+  if (extractor_) extractor_->forward(ctx, {.x = s.last}, {.y = y}, saved ? &s.extractor : nullptr);
+  if (saved) *saved = std::move(s);
+}
+
+void Mapper::backward_tail(Context& ctx, const TailSaved& saved, const Tensor& d_y, const Tensor& d_middle) const {
+  const Scope scope(ctx);
+  Tensor d_last = d_y;
+  if (extractor_) {
+    d_last = ctx.alloc(Keep::scratch, residual_dtype(), {d_y.rows(), shape_.num_channels});
+    extractor_->backward(ctx, {.x = saved.last}, saved.extractor, {.y = d_y}, {.x = d_last});
+  }
+  feed_forward_.backward(ctx, {.x = saved.middle}, saved.feed_forward, {.y = d_last}, {.x = d_middle});
+}
+
+void Mapper::attend(Context& ctx, const EdgeAttention::Arguments& in, const Tensor& r, Keep keep, ChunkSaved& s) const {
+  if (!heads_) return attention_.forward(ctx, in, r, s.attended, s.attention_stats);
+  s.heads = heads_->gather(ctx, keep, in.q, in.k, in.v);
+  attention_.forward(ctx, {in.graph, s.heads.q, s.heads.k, s.heads.v, in.features, heads_->heads()}, {}, s.heads.o,
+                     s.heads.stats);
+  heads_->scatter_output(ctx, s.heads.o, r, s.attended);
+}
+
+void Mapper::attend_backward(Context& ctx, const EdgeAttention::Arguments& in, const ChunkSaved& saved,
+                             const Tensor& d_p, const EdgeAttention::Arguments& d_in) const {
+  if (!heads_) return attention_.backward(ctx, in, saved.attention_stats, d_p, d_in);
+  const Scope scope(ctx);
+  const HeadArrays& arrays = saved.heads;
+  const HeadArrays d = heads_->gather_gradient(ctx, arrays, d_p);
+  attention_.backward(ctx, {in.graph, arrays.q, arrays.k, arrays.v, in.features, heads_->heads()}, arrays.stats, d.o,
+                      {in.graph, d.q, d.k, d.v, d_in.features});
+  heads_->scatter(ctx, d, d_in.q, d_in.k, d_in.v);
+}
+
 void Mapper::forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const Tensor& y,
                            ChunkSaved* saved) const {
   ChunkSaved s{.begin = ctx.arena().mark(Keep::saved), .brief = saved && saved->brief};
-  s.feed_forward.brief = s.extractor.brief = s.brief;
   const Scope scope(ctx);
   const Keep keep = keep_if(saved);
   const int64_t rows = chunk.dst.size();
@@ -143,23 +207,22 @@ void Mapper::forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item
   // r is read once: p takes its place, unless other items need it too.
   const Tensor r = second_half(queries);
   s.attended = is_encoder() ? ctx.alloc(keep, dtype(), {rows, shape_.attention_channels}) : r;
-  s.attention_stats = attention_.alloc_stats(ctx, keep, r);
+  if (!heads_) s.attention_stats = attention_.alloc_stats(ctx, keep, r);
   {
     const Scope heads(ctx);
-    attention_.forward(ctx,
-                       {.graph = &chunk.graph,
-                        .q = is_encoder() ? item.q.slice(chunk.dst)
-                                          : q_norm_.forward(ctx, first_half(queries), s.destinations.q_stats),
-                        .k = k_norm_.forward(ctx, first_half(s.sources.keys_values), s.sources.k_stats),
-                        .v = second_half(s.sources.keys_values),
-                        .features = item.features.slice(chunk.edges)},
-                       r, s.attended, s.attention_stats);
+    attend(ctx,
+           {.graph = &chunk.graph,
+            .q = is_encoder() ? item.q.slice(chunk.dst)
+                              : q_norm_.forward(ctx, first_half(queries), s.destinations.q_stats),
+            .k = k_norm_.forward(ctx, first_half(s.sources.keys_values), s.sources.k_stats),
+            .v = second_half(s.sources.keys_values),
+            .features = item.features.slice(chunk.edges)},
+           r, keep, s);
   }
-  s.middle = ctx.alloc(keep, x.dtype(), {rows, shape_.num_channels});
-  projection_.forward(ctx, s.attended, s.middle, x);
-  s.last = extractor_ ? ctx.alloc(keep, x.dtype(), {rows, shape_.num_channels}) : y;
-  feed_forward_.forward(ctx, {.x = s.middle}, {.y = s.last}, saved ? &s.feed_forward : nullptr);
-  if (extractor_) extractor_->forward(ctx, {.x = s.last}, {.y = y}, saved ? &s.extractor : nullptr);
+  const Partition tails = tails_of(rows);
+  for (int64_t t = 0; t < tails.num_parts(); ++t)
+    forward_tail(ctx, s.attended.slice(tails[t]), x.slice(tails[t]), y ? y.slice(tails[t]) : Tensor(),
+                 saved ? &s.tails.emplace_back(TailSaved{.brief = s.brief}) : nullptr);
   if (saved) *saved = std::move(s);
 }
 
@@ -174,18 +237,11 @@ void Mapper::backward_chunk(Context& ctx, const Subgraph& chunk, const Item& ite
       return in_place ? total.slice(chunk.dst) : ctx.alloc(Keep::scratch, type, {rows, cols});
     };
     const Tensor d_middle = gradient(d.shared_x, residual_dtype(), shape_.num_channels);
-    {
-      const Scope tail(ctx);
-      Tensor d_last = d.y.slice(chunk.dst);
-      if (extractor_) {
-        const Tensor d_y = d_last;
-        d_last = ctx.alloc(Keep::scratch, residual_dtype(), {rows, shape_.num_channels});
-        extractor_->backward(ctx, {.x = saved.last}, saved.extractor, {.y = d_y}, {.x = d_last});
-      }
-      feed_forward_.backward(ctx, {.x = saved.middle}, saved.feed_forward, {.y = d_last}, {.x = d_middle});
-    }
+    const Partition tails = tails_of(rows);
+    for (int64_t t = tails.num_parts(); t-- > 0;)
+      backward_tail(ctx, saved.tails[size_t(t)], d.y.slice(chunk.dst).slice(tails[t]), d_middle.slice(tails[t]));
     const Tensor d_keys_values =
-        ctx.alloc(Keep::scratch, dtype(), {chunk.graph.num_src(), 2 * shape_.attention_channels});
+        ctx.alloc(Keep::scratch, dtype(), {saved.sources.keys_values.rows(), 2 * shape_.attention_channels});
     {
       const Scope destinations(ctx);
       const Tensor d_queries = gradient(d.shared_queries, dtype(), 2 * shape_.attention_channels);
@@ -197,18 +253,18 @@ void Mapper::backward_chunk(Context& ctx, const Subgraph& chunk, const Item& ite
         const Tensor q = is_encoder()
                              ? item.q.slice(chunk.dst)
                              : q_norm_.forward(ctx, first_half(saved.destinations.queries), saved.destinations.q_stats);
-        attention_.backward(ctx,
-                            {.graph = &chunk.graph,
-                             .q = q,
-                             .k = k_norm_.forward(ctx, first_half(saved.sources.keys_values), saved.sources.k_stats),
-                             .v = second_half(saved.sources.keys_values),
-                             .features = item.features.slice(chunk.edges)},
-                            saved.attention_stats, d_p,
-                            {.graph = &chunk.graph,
-                             .q = first_half(d_queries),
-                             .k = first_half(d_keys_values),
-                             .v = second_half(d_keys_values),
-                             .features = d.features ? d.features.slice(chunk.edges) : Tensor()});
+        attend_backward(ctx,
+                        {.graph = &chunk.graph,
+                         .q = q,
+                         .k = k_norm_.forward(ctx, first_half(saved.sources.keys_values), saved.sources.k_stats),
+                         .v = second_half(saved.sources.keys_values),
+                         .features = item.features.slice(chunk.edges)},
+                        saved, d_p,
+                        {.graph = &chunk.graph,
+                         .q = first_half(d_queries),
+                         .k = first_half(d_keys_values),
+                         .v = second_half(d_keys_values),
+                         .features = d.features ? d.features.slice(chunk.edges) : Tensor()});
       }
       if (!is_encoder()) {
         backward_destinations(ctx, item.x_dst.slice(chunk.dst), saved.destinations, d_queries, d_middle,

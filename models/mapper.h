@@ -1,6 +1,7 @@
 // Mappers: from the nodes of one set to those of another, along a graph.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "comm/rank_graph.h"
 #include "comm/sharded_graph.h"
 #include "models/layers/edge_attention.h"
+#include "models/layers/head_sharding.h"
 #include "models/layers/mlp.h"
 
 namespace boreas {
@@ -31,7 +33,8 @@ namespace boreas {
 /// nothing is: each chunk is computed again just before its own backward. The room needed is then that of one chunk.
 ///
 /// Ranks. x_src, x_dst and y hold this rank's nodes; its chunks work on the rows of the exchange, which are filled
-/// for one item at a time: raw features in an encoder, hidden nodes in a decoder.
+/// for one item at a time: raw features in an encoder, hidden nodes in a decoder. With head sharding a rank projects
+/// its own sources and destinations and attends, head by head, along the whole graph; chunks are then of what follows.
 ///
 /// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]   y.x_dst: [items * N_dst, out]; features may be
 ///          padded as a linear layer's x
@@ -73,14 +76,20 @@ class Mapper {
     Tensor queries;  // q | r
     Tensor q_stats;
   };
+  struct TailSaved {
+    bool brief = false;
+    Tensor middle, last;
+    FeedForward::Saved feed_forward;
+    NormedLinear::Saved extractor;
+  };
   struct ChunkSaved {
     Arena::Mark begin;
     bool brief = false;
     Sources sources;
     Destinations destinations;  // decoder; the encoder's are shared
-    Tensor attention_stats, attended, middle, last;
-    FeedForward::Saved feed_forward;
-    NormedLinear::Saved extractor;
+    Tensor attention_stats, attended;
+    HeadArrays heads;              // head sharding
+    std::vector<TailSaved> tails;  // one, or with head sharding one for each chunk that was asked for
   };
   struct Saved {
     Arena::Mark begin;
@@ -90,7 +99,7 @@ class Mapper {
   };
 
   Mapper(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Options& options,
-         RankGraph graph);
+         RankGraph graph, std::shared_ptr<const HeadSharding> heads = {});
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
@@ -136,6 +145,14 @@ class Mapper {
   void forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const Tensor& y, ChunkSaved* saved) const;
   void backward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const ChunkSaved& saved,
                       const ItemGradient& d) const;
+  /// Rows of a chunk's destinations in which the tail is computed.
+  Partition tails_of(int64_t rows) const;
+  /// From the attention's output to y.
+  void forward_tail(Context& ctx, const Tensor& attended, const Tensor& x, const Tensor& y, TailSaved* saved) const;
+  void backward_tail(Context& ctx, const TailSaved& saved, const Tensor& d_y, const Tensor& d_middle) const;
+  void attend(Context& ctx, const EdgeAttention::Arguments& in, const Tensor& r, Keep keep, ChunkSaved& s) const;
+  void attend_backward(Context& ctx, const EdgeAttention::Arguments& in, const ChunkSaved& saved, const Tensor& d_p,
+                       const EdgeAttention::Arguments& d_in) const;
 
   Tensor first_half(const Tensor& x) const { return x.columns({0, shape_.attention_channels}); }
   Tensor second_half(const Tensor& x) const {
@@ -145,7 +162,8 @@ class Mapper {
   BlockShape shape_;
   Options options_;
   RowExchange sources_;
-  ShardedGraph graph_;
+  std::shared_ptr<const HeadSharding> heads_;  // null: edge sharding
+  ShardedGraph graph_;                         // with head sharding of one chunk, which is the whole graph
   std::optional<Linear> embed_src_;
   Linear embed_dst_;
   NormedLinear src_projection_, dst_projection_;

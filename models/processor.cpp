@@ -17,21 +17,22 @@ std::string block_name(const std::string& prefix, int64_t layer) {
 }  // namespace
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-                     bool recompute, RankGraph graph, int64_t edge_channels)
+                     bool recompute, RankGraph graph, int64_t edge_channels, std::shared_ptr<const HeadSharding> heads)
     : recompute_(recompute),
       graph_(std::make_unique<const Graph>(
           store.device().is_cuda() ? graph.graph.to(store.device(), Stream(store.device())) : std::move(graph.graph))),
       rows_(std::make_unique<const RowExchange>(std::move(graph.sources))) {
   check_layers(num_layers);
   for (int64_t l = 0; l < num_layers; ++l)
-    blocks_.emplace_back(store, block_name(prefix, l), shape, *graph_, *rows_, edge_channels);
+    blocks_.emplace_back(store, block_name(prefix, l), shape, *graph_, *rows_, edge_channels, heads);
 }
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-                     bool recompute, RowExchange rows, int64_t window)
+                     bool recompute, RowExchange rows, int64_t window, std::shared_ptr<const HeadSharding> heads)
     : recompute_(recompute), rows_(std::make_unique<const RowExchange>(std::move(rows))) {
   check_layers(num_layers);
-  for (int64_t l = 0; l < num_layers; ++l) blocks_.emplace_back(store, block_name(prefix, l), shape, *rows_, window);
+  for (int64_t l = 0; l < num_layers; ++l)
+    blocks_.emplace_back(store, block_name(prefix, l), shape, *rows_, window, heads);
 }
 
 void Processor::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {

@@ -26,12 +26,13 @@ class Processor {
     std::vector<AttentionBlock::Saved> blocks;
   };
 
-  /// Graph transformer. The graph lies on the host; the processor keeps it on the store's device.
+  /// Graph transformer. The graph lies on the host; the processor keeps it on the store's device. `heads`: head
+  /// sharding; the graph is then whole, and its exchange has this rank's nodes only.
   Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-            bool recompute, RankGraph graph, int64_t edge_channels);
+            bool recompute, RankGraph graph, int64_t edge_channels, std::shared_ptr<const HeadSharding> heads = {});
   /// Windowed transformer: `rows` are this rank's positions of the sequence and those within the window of them.
   Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
-            bool recompute, RowExchange rows, int64_t window);
+            bool recompute, RowExchange rows, int64_t window, std::shared_ptr<const HeadSharding> heads = {});
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;

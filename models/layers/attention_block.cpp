@@ -5,10 +5,12 @@
 namespace boreas {
 
 AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape,
-                               const Graph& graph, const RowExchange& rows, int64_t edge_channels)
+                               const Graph& graph, const RowExchange& rows, int64_t edge_channels,
+                               std::shared_ptr<const HeadSharding> heads)
     : shape_(shape),
       graph_(&graph),
       rows_(&rows),
+      heads_(std::move(heads)),
       projections_(LayerNorm(store, join_name(prefix, "layer_norm_attention"), shape.num_channels),
                    Linear(store, prefix,
                           {{"lin_query", shape.attention_channels},
@@ -23,15 +25,18 @@ AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix,
       feed_forward_(LayerNorm(store, join_name(prefix, "layer_norm_mlp_dst"), shape.num_channels),
                     Mlp(store, join_name(prefix, "node_dst_mlp"), shape.mlp, shape.num_channels, shape.mlp_hidden,
                         shape.num_channels)) {
-  BOREAS_CHECK(graph.num_src() == rows.num_rows() && graph.num_dst() == rows.own().size(), shape,
+  const int64_t num_src = heads_ ? heads_->num_src() : rows.num_rows();
+  const int64_t num_dst = heads_ ? heads_->num_dst() : rows.own().size();
+  BOREAS_CHECK(graph.num_src() == num_src && graph.num_dst() == num_dst, shape,
                "a processor's edges must join one node set, not {} sources and {} destinations", graph.num_src(),
                graph.num_dst());
 }
 
 AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape,
-                               const RowExchange& rows, int64_t window)
+                               const RowExchange& rows, int64_t window, std::shared_ptr<const HeadSharding> heads)
     : shape_(shape),
       rows_(&rows),
+      heads_(std::move(heads)),
       window_(window),
       projections_(LayerNorm(store, join_name(prefix, "layer_norm_attention"), shape.num_channels),
                    Linear(store, join_name(prefix, "attention"),
@@ -112,6 +117,48 @@ void AttentionBlock::backward_window(Context& ctx, const WindowAttentionBackward
   run(ctx, Copy{.x = all.d_q.slice(rows_->own()), .y = op.d_q});
 }
 
+HeadArrays AttentionBlock::forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in,
+                                         const Tensor& p) const {
+  const HeadArrays arrays = heads_->gather(ctx, keep, in.q, in.k, in.v);
+  if (edges_)
+    edges_->forward(ctx, {graph_, arrays.q, arrays.k, arrays.v, in.features, heads_->heads()}, {}, arrays.o,
+                    arrays.stats);
+  else
+    run(ctx, WindowAttentionForward{.q = arrays.q,
+                                    .k = arrays.k,
+                                    .v = arrays.v,
+                                    .num_heads = heads_->heads().size(),
+                                    .window = window_,
+                                    .kernel = shape_.window_kernel,
+                                    .o = arrays.o,
+                                    .stats = arrays.stats});
+  heads_->scatter_output(ctx, arrays.o, edges_ ? p : Tensor(), p);
+  return arrays;
+}
+
+void AttentionBlock::backward_heads(Context& ctx, const HeadArrays& arrays, const Tensor& features, const Tensor& d_p,
+                                    const EdgeAttention::Arguments& d_in) const {
+  const Scope scope(ctx);
+  const HeadArrays d = heads_->gather_gradient(ctx, arrays, d_p);
+  if (edges_)
+    edges_->backward(ctx, {graph_, arrays.q, arrays.k, arrays.v, features, heads_->heads()}, arrays.stats, d.o,
+                     {graph_, d.q, d.k, d.v, d_in.features});
+  else
+    run(ctx, WindowAttentionBackward{.q = arrays.q,
+                                     .k = arrays.k,
+                                     .v = arrays.v,
+                                     .o = arrays.o,
+                                     .stats = arrays.stats,
+                                     .num_heads = heads_->heads().size(),
+                                     .window = window_,
+                                     .kernel = shape_.window_kernel,
+                                     .d_o = d.o,
+                                     .d_q = d.q,
+                                     .d_k = d.k,
+                                     .d_v = d.v});
+  heads_->scatter(ctx, d, d_in.q, d_in.k, d_in.v);
+}
+
 void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
   if (!saved && !out.y) return;
   Saved s{.begin = ctx.arena().mark(Keep::saved), .brief = saved && saved->brief};
@@ -127,7 +174,7 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
   const Tensor raw_q = part(s.projected, 0), raw_k = keys(s.keys_values), v = values(s.keys_values);
   s.q_stats = q_norm_.alloc_stats(ctx, keep, raw_q);
   s.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
-  s.attention_stats = ctx.alloc(keep, accumulator_of(dtype), {rows, shape_.num_heads});
+  if (!heads_) s.attention_stats = ctx.alloc(keep, accumulator_of(dtype), {rows, shape_.num_heads});
   s.attended = edges_ ? part(s.projected, 3) : ctx.alloc(keep, dtype, {rows, shape_.attention_channels});
   {
     const Scope heads(ctx);
@@ -135,9 +182,12 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
     Tensor features;
     if (edges_) features = edges_->features(ctx, in.edge_attributes);
     for (int64_t i = 0; i < items; ++i) {
+      const Scope item(ctx);
       const Range own = own_rows(i), all = all_rows(i);
       const Tensor p = s.attended.slice(own);
-      if (edges_)
+      if (heads_)
+        s.heads.push_back(forward_heads(ctx, keep, {graph_, q.slice(own), k.slice(own), v.slice(own), features}, p));
+      else if (edges_)
         edges_->forward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features}, p, p,
                         s.attention_stats.slice(own));
       else
@@ -188,7 +238,10 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
       }
       for (int64_t i = 0; i < items; ++i) {
         const Range own = own_rows(i), all = all_rows(i);
-        if (edges_)
+        if (heads_)
+          backward_heads(ctx, saved.heads[size_t(i)], features, d_p.slice(own),
+                         {graph_, d_q.slice(own), d_k.slice(own), d_v.slice(own), d_features});
+        else if (edges_)
           edges_->backward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features},
                            saved.attention_stats.slice(own), d_p.slice(own),
                            {graph_, d_q.slice(own), d_k.slice(all), d_v.slice(all), d_features});

@@ -1,12 +1,14 @@
 // The block of a processor: attention along a graph or inside a window, then an MLP.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "comm/row_exchange.h"
 #include "kernels/window_attention/window_attention.h"
 #include "models/layers/edge_attention.h"
+#include "models/layers/head_sharding.h"
 #include "models/layers/mlp.h"
 
 namespace boreas {
@@ -27,7 +29,8 @@ namespace boreas {
 /// Saves    the projections (p in the place of r), h, the MLP before its activations; if kept briefly also norms and
 ///          activations, which are else computed again
 /// Ranks    x holds this rank's nodes; keys and values of others come by the exchange, after the projection. For the
-///          window, `rows` are consecutive positions of the sequence.
+///          window, `rows` are consecutive positions of the sequence. With `heads` the exchange has own rows only, the
+///          graph is whole, and attention is between all rows, head by head: see HeadSharding.
 /// Source   Shi et al. 2021 (graph); Vaswani et al. 2017, Beltagy et al. 2020 (window)
 class AttentionBlock {
  public:
@@ -46,17 +49,18 @@ class AttentionBlock {
     Tensor attended;          // p for the window
     Tensor q_stats, k_stats;  // qk_norm
     Tensor attention_stats;
-    Tensor middle;  // h
+    std::vector<HeadArrays> heads;  // of each item, with head sharding
+    Tensor middle;                  // h
     FeedForward::Saved feed_forward;
   };
 
   /// Along a graph whose sources are the rows of the exchange; the caller owns both. Parameters `<prefix>.lin_query`
   /// ...
   AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Graph& graph,
-                 const RowExchange& rows, int64_t edge_channels);
+                 const RowExchange& rows, int64_t edge_channels, std::shared_ptr<const HeadSharding> heads = {});
   /// Inside a window of the node order: |i - j| <= window, all if negative. Parameters `<prefix>.attention.lin_q` ...
   AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const RowExchange& rows,
-                 int64_t window);
+                 int64_t window, std::shared_ptr<const HeadSharding> heads = {});
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
@@ -74,12 +78,16 @@ class AttentionBlock {
     return keys_values.columns({shape_.attention_channels, 2 * shape_.attention_channels});
   }
   Tensor gather_keys_values(Context& ctx, Keep keep, const Tensor& projected, int64_t items) const;
+  HeadArrays forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in, const Tensor& p) const;
+  void backward_heads(Context& ctx, const HeadArrays& arrays, const Tensor& features, const Tensor& d_p,
+                      const EdgeAttention::Arguments& d_in) const;
   void forward_window(Context& ctx, const WindowAttentionForward& op) const;
   void backward_window(Context& ctx, const WindowAttentionBackward& op) const;
 
   BlockShape shape_;
   const Graph* graph_ = nullptr;
   const RowExchange* rows_;
+  std::shared_ptr<const HeadSharding> heads_;  // null: edge sharding
   int64_t window_ = -1;
   NormedLinear projections_;
   HeadNorm q_norm_, k_norm_;

@@ -85,38 +85,50 @@ Tensor EdgeAttention::alloc_stats(Context& ctx, Keep keep, const Tensor& q) cons
   return ctx.alloc(keep, accumulator_of(q.dtype()), {q.rows(), num_heads_});
 }
 
+Tensor EdgeAttention::weight_of(const Tensor& weight, Range heads) const {
+  const int64_t size = weight.rows() / num_heads_;
+  return weight.slice({heads.begin * size, heads.end * size});
+}
+
+Tensor EdgeAttention::bias_of(const Tensor& bias, Range heads) const {
+  const int64_t size = bias.size() / num_heads_;
+  return bias.columns({heads.begin * size, heads.end * size}).reshape({heads.size() * size});
+}
+
 void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& r, const Tensor& o,
                             const Tensor& stats) const {
+  const Range heads = heads_of(in);
   run(ctx, GraphAttentionForward{.graph = in.graph,
                                  .q = in.q,
                                  .k = in.k,
                                  .v = in.v,
                                  .edge_attributes = in.features,
-                                 .w_edge = weight_->value,
-                                 .b_edge = bias_->value,
+                                 .w_edge = weight_of(weight_->value, heads),
+                                 .b_edge = bias_of(bias_->value, heads),
                                  .r = r,
-                                 .num_heads = num_heads_,
+                                 .num_heads = heads.size(),
                                  .o = o,
                                  .stats = stats});
 }
 
 void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o,
                              const Arguments& d_in) const {
+  const Range heads = heads_of(in);
   run(ctx, GraphAttentionBackward{.graph = in.graph,
                                   .q = in.q,
                                   .k = in.k,
                                   .v = in.v,
                                   .edge_attributes = in.features,
-                                  .w_edge = weight_->value,
-                                  .b_edge = bias_->value,
-                                  .num_heads = num_heads_,
+                                  .w_edge = weight_of(weight_->value, heads),
+                                  .b_edge = bias_of(bias_->value, heads),
+                                  .num_heads = heads.size(),
                                   .stats = stats,
                                   .d_o = d_o,
                                   .d_q = d_in.q,
                                   .d_k = d_in.k,
                                   .d_v = d_in.v,
-                                  .d_w_edge = weight_->grad,
-                                  .d_b_edge = bias_->grad,
+                                  .d_w_edge = weight_of(weight_->grad, heads),
+                                  .d_b_edge = bias_of(bias_->grad, heads),
                                   .d_edge_attributes = d_in.features,
                                   .first_edge_column = d_in.features ? in.features.cols() - d_in.features.cols() : 0});
 }

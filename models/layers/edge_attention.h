@@ -60,14 +60,20 @@ class EdgeAttention {
   struct Arguments {
     const Graph* graph = nullptr;
     Tensor q, k, v, features;
+    Range heads = {};  ///< that the columns of q, k and v are; none: all
   };
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& q) const;
-  /// o = attention + r; o may be r.
+  /// o = attention + r; o may be r; r may be empty.
   void forward(Context& ctx, const Arguments& in, const Tensor& r, const Tensor& o, const Tensor& stats) const;
   /// d_in.features is added to and may be empty or narrower than the features; the others are overwritten.
   void backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o, const Arguments& d_in) const;
 
  private:
+  Range heads_of(const Arguments& in) const { return in.heads.size() > 0 ? in.heads : Range{0, num_heads_}; }
+  /// Rows of the weight, and values of the bias, that belong to these heads.
+  Tensor weight_of(const Tensor& weight, Range heads) const;
+  Tensor bias_of(const Tensor& bias, Range heads) const;
+
   int64_t num_heads_;
   std::optional<Linear> pre_;
   const Parameter *weight_, *bias_;

@@ -143,11 +143,15 @@ TEST(TrainingRanks, TwentyStepsEqualOneRank) {
     const char* name;
     ProcessorKind processor;
     ExchangeKind exchange;
+    ShardKind shard = ShardKind::edges;
   };
   for (const Case& c : {Case{"graph", ProcessorKind::graph_transformer, ExchangeKind::halo},
-                        Case{"window", ProcessorKind::transformer, ExchangeKind::allgather}}) {
+                        Case{"window", ProcessorKind::transformer, ExchangeKind::allgather},
+                        Case{"heads", ProcessorKind::graph_transformer, ExchangeKind::halo, ShardKind::heads}}) {
     SCOPED_TRACE(c.name);
     RunConfig one = folder.config(std::string(c.name) + "_one");
+    one.parallel.shard = c.shard;
+    if (c.shard == ShardKind::heads) one.model.num_heads = 8;
     one.model.processor.kind = c.processor;
     one.model.processor.window = 6;
     one.parallel.exchange = c.exchange;
@@ -294,6 +298,11 @@ TEST(TrainingRanks, WhatCannotWorkIsToldOnEveryRank) {
   config = folder.config("rmse");
   config.training.loss.score = Score::rmse;
   EXPECT_NE(error_with(config).find("unsupported: training.loss.score is rmse"), std::string::npos);
+  if (world().size() > 2) {
+    config = folder.config("heads");
+    config.parallel.shard = ShardKind::heads;
+    EXPECT_NE(error_with(config).find("config: parallel.shard is heads, but there are"), std::string::npos);
+  }
   if (world().size() < 8) return;
   config = folder.config("few");
   config.graph.build.hidden = {.kind = NodesKind::regular, .num_latitudes = 2, .num_longitudes = 3};

@@ -15,6 +15,7 @@ constexpr int64_t kItems = 2;
 struct Case {
   ModelConfig config;
   ExchangeKind exchange = ExchangeKind::halo;
+  ShardKind kind = ShardKind::edges;
   DType dtype = DType::f64;
   std::string name;
 };
@@ -27,7 +28,8 @@ struct Model {
   EncoderProcessorDecoder model;
 
   Model(const Case& c, Communicator* ranks)
-      : store(c.dtype), model(c.config, shape(), small_graph(), store, {.ranks = ranks, .exchange = c.exchange}) {
+      : store(c.dtype),
+        model(c.config, shape(), small_graph(), store, {.ranks = ranks, .exchange = c.exchange, .kind = c.kind}) {
     store.materialise(3);
     // The same values whatever the number of ranks: a function of name and position in the whole array.
     store.for_each([&](const std::string& name, Tensor value, Tensor) {
@@ -173,6 +175,31 @@ TEST(ShardedModelRanks, GlobalWindowsAndTheWiderThanAPart) {
     c.name += fmt::format(" window {}", window);
     compare(c, *group);
   }
+}
+
+TEST(ShardedModelRanks, HeadsEqualOneRank) {
+  const int size = int(std::min<int64_t>(world().size(), kHidden));
+  const auto group = world().split(world().rank() < size ? 0 : 1);
+  if (world().rank() >= size) return;
+  const auto compare_heads = [&](Case c, int64_t num_heads) {
+    c.kind = ShardKind::heads;
+    c.config.num_heads = num_heads;
+    c.config.attention_channels = 3 * num_heads;
+    c.name += fmt::format(" {} heads", num_heads);
+    compare(c, *group);
+  };
+  for (const ProcessorKind processor :
+       {ProcessorKind::graph_transformer, ProcessorKind::transformer, ProcessorKind::none}) {
+    compare_heads(make_case(processor, 1, Recompute::none, ExchangeKind::halo, false), 7);
+    compare_heads(make_case(processor, 2, Recompute::block, ExchangeKind::halo, true), size);
+    compare_heads(make_case(processor, 5, Recompute::none, ExchangeKind::halo, true), 8);
+    compare_heads(make_case(processor, 2, Recompute::mappers, ExchangeKind::halo, false, DType::f32), 8);
+  }
+  if (size == 1) return;
+  Case c = make_case(ProcessorKind::none, 1, Recompute::none, ExchangeKind::halo, false);
+  c.kind = ShardKind::heads;
+  c.config.num_heads = 1;
+  BOREAS_EXPECT_ERROR(Model(c, group.get()), config, fmt::format("{} ranks", size));
 }
 
 TEST(ShardedModelRanks, RepeatsBitForBit) {
