@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -39,58 +40,114 @@ Shape whole_shape(const Tensor& rows, const ShardSpec& shards) {
   return shards ? Shape{shards.num_rows, rows.shape()[1]} : rows.shape();
 }
 
-// A checkpoint that the ranks of a model write together: rank 0 has the file, to which the others send their rows.
+// Where the arrays of a store lie in a vector that has one element for each of the flat vectors', or only those that
+// this rank trains.
+enum class Layout : uint8_t { flat, state };
+
+// A checkpoint that all ranks write together: rank 0 has the file, to which the others send what is theirs.
 class Writer {
  public:
-  Writer(const std::string& path, Communicator& ranks)
-      : ranks_(ranks), arena_(Buffer(Device::cpu(), Buffer::Kind::host, 1, "checkpoint")), ctx_(Device::cpu(), arena_) {
-    if (ranks_.rank() == 0) file_.emplace(Hdf5File::create(path));
+  Writer(const std::string& path, const StepModel& model, const FlatShards& shards)
+      : store_(model.parameters()),
+        shards_(shards),
+        world_(*shards.ranks().world),
+        model_(*shards.ranks().model),
+        arena_(Buffer(Device::cpu(), Buffer::Kind::host, 1, "checkpoint")),
+        ctx_(Device::cpu(), arena_) {
+    if (world_.rank() == 0) file_.emplace(Hdf5File::create(path));
   }
   // Null on the other ranks.
   Hdf5File* file() { return file_ ? &*file_ : nullptr; }
 
-  void write(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
+  void write_constant(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
     if (shards)
       write_shards(name, rows, shards);
     else if (file_)
       file_->write(name, rows);
   }
-  void write_named(const std::string& group, const ParameterStore& store, const Tensor& flat) {
-    const HostView view(flat);
-    store.for_each_in(view.host(), [&](const std::string& name, Tensor rows) {
-      write(group + "/" + name, rows, store.shards_of(name));
-    });
+  void write_named(const std::string& group, const Tensor& vector, Layout layout) {
+    const HostView view(vector);
+    for (const ParameterStore::Place& place : store_.places()) {
+      const std::string name = group + "/" + place.name;
+      if (place.shards)
+        write_shards(name, own_part(view.host(), layout, place.flat).reshape(place.shape), place.shards);
+      else
+        write_pieces(name, view.host(), layout, place);
+    }
   }
 
  private:
+  // A range of the flat vectors that lies in one piece of this rank.
+  Tensor own_part(const Tensor& host, Layout layout, Range flat) const {
+    if (layout == Layout::flat || flat.size() == 0) return host.columns(layout == Layout::flat ? flat : Range{});
+    for (const FlatShards::Piece& piece : shards_.pieces()) {
+      if (flat.begin < piece.flat.begin || flat.end > piece.flat.end) continue;
+      const int64_t begin = piece.state.begin + flat.begin - piece.flat.begin;
+      return host.columns({begin, begin + flat.size()});
+    }
+    BOREAS_FAIL(internal, "rank {} does not train parameters {} to {}", world_.rank(), flat.begin, flat.end);
+  }
+
+  // Of a replicated array: each part from the rank that trains it.
+  void write_pieces(const std::string& name, const Tensor& host, Layout layout, const ParameterStore::Place& place) {
+    const std::vector<FlatShards::Owned> owners = shards_.owners_of(place.flat);
+    if (world_.size() == 1) return file_->write(name, own_part(host, layout, place.flat).reshape(place.shape));
+    Buffer storage;
+    Tensor whole;
+    if (file_) {
+      storage = Buffer(Device::cpu(), Buffer::Kind::host,
+                       std::max<int64_t>(1, place.flat.size() * size_of(host.dtype())), "checkpoint");
+      whole = storage.tensor(host.dtype(), {place.flat.size()});
+    }
+    for (const FlatShards::Owned& part : owners) {
+      const Range at{part.flat.begin - place.flat.begin, part.flat.end - place.flat.begin};
+      if (part.rank == world_.rank()) {
+        const Tensor own = own_part(host, layout, part.flat);
+        const Communicator::Rows sent{0, own};
+        if (file_)
+          std::memcpy(whole.columns(at).data(), own.data(), size_t(own.bytes()));
+        else
+          world_.exchange(ctx_, {&sent, 1}, {});
+      } else if (file_) {
+        const Communicator::Rows received{part.rank, whole.columns(at)};
+        world_.exchange(ctx_, {}, {&received, 1});
+      }
+    }
+    if (file_) file_->write(name, whole.reshape(place.shape));
+  }
+
+  // Of an array that is split over the ranks that share a sample: from the first group.
   void write_shards(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
+    if (shards_.ranks().data->rank() > 0) return;
     if (file_) file_->reserve(name, rows.dtype(), whole_shape(rows, shards));
-    const auto range_of = ranks_.all_to_all(
-        std::vector<std::vector<int64_t>>(size_t(ranks_.size()), {shards.rows.begin, shards.rows.end}));
+    const auto range_of = model_.all_to_all(
+        std::vector<std::vector<int64_t>>(size_t(model_.size()), {shards.rows.begin, shards.rows.end}));
     const int64_t slab_rows = std::max<int64_t>(1, kSlabBytes / (rows.cols() * size_of(rows.dtype())));
     Buffer storage;
-    for (int rank = 0; rank < ranks_.size(); ++rank)
+    for (int rank = 0; rank < model_.size(); ++rank)
       for (int64_t first = range_of[size_t(rank)][0], end = range_of[size_t(rank)][1]; first < end;) {
         const int64_t size = std::min(slab_rows, end - first), at = first - shards.rows.begin;
-        const Tensor own = rank == ranks_.rank() ? rows.slice({at, at + size}) : Tensor();
+        const Tensor own = rank == model_.rank() ? rows.slice({at, at + size}) : Tensor();
         if (file_ && rank > 0) {
           if (!storage.data())
             storage = Buffer(Device::cpu(), Buffer::Kind::host, slab_rows * rows.cols() * size_of(rows.dtype()),
                              "checkpoint");
           const Communicator::Rows received{rank, storage.tensor(rows.dtype(), {size, rows.cols()})};
-          ranks_.exchange(ctx_, {}, {&received, 1});
+          model_.exchange(ctx_, {}, {&received, 1});
           file_->write_rows(name, first, received.rows);
         } else if (file_) {
           file_->write_rows(name, first, own);
         } else if (own) {
           const Communicator::Rows sent{0, own};
-          ranks_.exchange(ctx_, {&sent, 1}, {});
+          model_.exchange(ctx_, {&sent, 1}, {});
         }
         first += size;
       }
   }
 
-  Communicator& ranks_;
+  const ParameterStore& store_;
+  const FlatShards& shards_;
+  Communicator &world_, &model_;
   Arena arena_;
   Context ctx_;
   std::optional<Hdf5File> file_;
@@ -98,13 +155,41 @@ class Writer {
 
 void read_named(const Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
   const HostView view(flat);
-  store.for_each_in(view.host(), [&](const std::string& name, Tensor rows) {
-    const ShardSpec shards = store.shards_of(name);
-    if (!shards)
-      file.read_into(group + "/" + name, rows);
-    else if (shards.rows.size() > 0)
-      file.read_rows(group + "/" + name, shards.rows.begin, rows);
-  });
+  for (const ParameterStore::Place& place : store.places()) {
+    const Tensor rows = view.host().columns(place.flat).reshape(place.shape);
+    if (!place.shards)
+      file.read_into(group + "/" + place.name, rows);
+    else if (place.shards.rows.size() > 0)
+      file.read_rows(group + "/" + place.name, place.shards.rows.begin, rows);
+  }
+  view.write_back();
+}
+
+// Of a vector of what this rank trains: of replicated arrays the rows in which this rank's pieces lie.
+void read_state(const Hdf5File& file, const std::string& group, const ParameterStore& store, const FlatShards& shards,
+                const Tensor& state) {
+  const HostView view(state);
+  for (const ParameterStore::Place& place : store.places())
+    for (const FlatShards::Piece& piece : shards.pieces()) {
+      const Range common{std::max(place.flat.begin, piece.flat.begin), std::min(place.flat.end, piece.flat.end)};
+      if (common.size() <= 0) continue;
+      const std::string name = group + "/" + place.name;
+      const bool is_matrix = place.shape.rank() > 1;
+      const int64_t width = is_matrix ? place.shape[1] : place.shape[0];
+      const int64_t first = (common.begin - place.flat.begin) / width;
+      const int64_t last = (common.end - place.flat.begin + width - 1) / width;
+      Buffer storage(Device::cpu(), Buffer::Kind::host, (last - first) * width * size_of(state.dtype()), "checkpoint");
+      const Tensor rows = storage.tensor(state.dtype(), {last - first, width});
+      if (is_matrix)
+        file.read_rows(name, place.shards.rows.begin + first, rows);
+      else
+        file.read_into(name, rows.reshape({width}));
+      const int64_t skipped = common.begin - place.flat.begin - first * width;
+      const int64_t at = piece.state.begin + common.begin - piece.flat.begin;
+      const Tensor to = view.host().columns({at, at + common.size()});
+      std::memcpy(to.data(), rows.reshape({rows.size()}).columns({skipped, skipped + common.size()}).data(),
+                  size_t(to.bytes()));
+    }
   view.write_back();
 }
 
@@ -178,15 +263,15 @@ std::map<int64_t, fs::path> step_checkpoints(const std::string& output) {
 void save_checkpoint(const std::string& path, const StepModel& model, const Optimizer& optimizer,
                      const TrainingState& state) {
   const ParameterStore& store = model.parameters();
-  if (model.ranks().rank() == 0) fs::create_directories(fs::path(path).parent_path());
-  Writer writer(path, model.ranks());
-  writer.write_named("parameters", store, store.flat_masters());
+  if (optimizer.shards().ranks().is_root()) fs::create_directories(fs::path(path).parent_path());
+  Writer writer(path, model, optimizer.shards());
+  writer.write_named("parameters", store.flat_masters(), Layout::flat);
   store.for_each_constant([&](const std::string& name, Tensor value) {
-    writer.write("constants/" + name, HostView(value).host(), store.shards_of(name));
+    writer.write_constant("constants/" + name, HostView(value).host(), store.shards_of(name));
   });
-  writer.write_named("optimizer/first_moment", store, optimizer.first_moment());
-  writer.write_named("optimizer/second_moment", store, optimizer.second_moment());
-  if (optimizer.averages()) writer.write_named("ema", store, optimizer.average());
+  writer.write_named("optimizer/first_moment", optimizer.first_moment(), Layout::state);
+  writer.write_named("optimizer/second_moment", optimizer.second_moment(), Layout::state);
+  if (optimizer.averages()) writer.write_named("ema", optimizer.average(), Layout::state);
   Hdf5File* const file = writer.file();
   if (!file) return;
   file->make_group("training");
@@ -209,9 +294,9 @@ TrainingState load_checkpoint(const std::string& path, StepModel& model, Optimiz
   const ParameterStore& store = model.parameters();
   read_named(file, "parameters", store, store.flat_masters());
   model.parameters().round_masters();
-  read_named(file, "optimizer/first_moment", store, optimizer.first_moment());
-  read_named(file, "optimizer/second_moment", store, optimizer.second_moment());
-  if (optimizer.averages()) read_named(file, "ema", store, optimizer.average());
+  read_state(file, "optimizer/first_moment", store, optimizer.shards(), optimizer.first_moment());
+  read_state(file, "optimizer/second_moment", store, optimizer.shards(), optimizer.second_moment());
+  if (optimizer.averages()) read_state(file, "ema", store, optimizer.shards(), optimizer.average());
   TrainingState state;
   visit_state(state, [&]<class T>(const char* name, T& value) {
     if constexpr (std::same_as<T, double>)

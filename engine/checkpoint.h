@@ -33,8 +33,8 @@ struct TrainingState {
 ///   /training                                       attributes: the members of TrainingState
 ///   /config /variables /statistics /graph           see write_setup
 ///
-/// Arrays are whole in the file, however many ranks wrote it: rank 0 writes, what is split over the ranks of the model
-/// passes by in slabs, and every rank reads its own rows. Saving is collective over the model's ranks.
+/// Arrays are whole in the file, however many ranks wrote it: rank 0 writes what the others send it, and every rank
+/// reads what it needs. Saving is collective over all ranks.
 ///
 /// The file is written aside, flushed and renamed: at every moment the old or the new one is whole. What was queued on
 /// a GPU must be done.

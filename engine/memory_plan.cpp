@@ -80,7 +80,8 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   report.training = weights;
   report.training.insert(report.training.end(),
                          {{"gradients", store.gradient_bytes(), ""},
-                          {"optimizer", step.optimizer().moment_bytes(), "two moments"},
+                          {"optimizer", step.optimizer().moment_bytes(),
+                           ranks.world->size() > 1 ? "two moments of what this rank trains" : "two moments"},
                           {"ema", step.optimizer().average_bytes(), ""},
                           {"graph", graph_bytes, "edges and their attributes, weights of the loss"}});
   report.forecast = {weights[0], {"graph", graph_bytes, "edges and their attributes"}};

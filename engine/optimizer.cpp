@@ -1,5 +1,6 @@
 #include "engine/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -9,6 +10,13 @@
 #include "kernels/reduce/reduce.h"
 
 namespace boreas {
+
+namespace {
+
+/// Stands for the memory of an optimizer that is only planned with: not null, so that views of it are well-formed.
+void* const kNoMemory = reinterpret_cast<void*>(int64_t{1} << 45);
+
+}  // namespace
 
 double learning_rate_at(const LearningRateConfig& config, int64_t decay_steps, int64_t t) {
   if (t < config.warmup_steps) return config.peak * double(t) / double(config.warmup_steps);
@@ -30,9 +38,10 @@ std::vector<double> host_values(Context& ctx, const Tensor& tensor) {
   return values;
 }
 
-Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters, Communicator& ranks)
-    : config_(config), parameters_(parameters), ranks_(ranks) {
-  const Tensor unmapped(nullptr, parameters.master_dtype(), {parameters.flat_size()}, parameters.device());
+Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters, const ProcessGrid& ranks,
+                     int64_t bucket_bytes)
+    : config_(config), parameters_(parameters), shards_(parameters, ranks, bucket_bytes) {
+  const Tensor unmapped(kNoMemory, parameters.master_dtype(), {shards_.state_size()}, parameters.device());
   first_moment_ = second_moment_ = unmapped;
   if (averages()) average_ = unmapped;
 }
@@ -40,22 +49,25 @@ Optimizer::Optimizer(const TrainingConfig& config, ParameterStore& parameters, C
 void Optimizer::materialise() {
   const Device device = parameters_.device();
   const DType dtype = parameters_.master_dtype();
-  const Shape shape{parameters_.flat_size()};
-  const int64_t bytes = parameters_.gradient_bytes();
-  moments_ = Buffer::on(device, moment_bytes(), "optimizer");
+  const Shape shape{shards_.state_size()};
+  const int64_t bytes = state_bytes();
+  moments_ = Buffer::on(device, std::max<int64_t>(moment_bytes(), 1), "optimizer");
   moments_.zero();
   first_moment_ = moments_.tensor(dtype, shape);
   second_moment_ = moments_.tensor(dtype, shape, bytes);
   if (!averages()) return;
-  average_storage_ = Buffer::on(device, bytes, "ema");
+  average_storage_ = Buffer::on(device, std::max<int64_t>(bytes, 1), "ema");
   average_ = average_storage_.tensor(dtype, shape);
   reset_average();
 }
 
 void Optimizer::reset_average() {
   if (!averages()) return;
-  copy_now(average_.data(), average_.device(), parameters_.flat_masters().data(), parameters_.device(),
-           average_.bytes());
+  const Tensor masters = parameters_.flat_masters();
+  for (const FlatShards::Piece& piece : shards_.pieces()) {
+    const Tensor to = average_.columns(piece.state), from = masters.columns(piece.flat);
+    copy_now(to.data(), to.device(), from.data(), from.device(), to.bytes());
+  }
 }
 
 std::array<double, Optimizer::kControlSize> Optimizer::control_values(int64_t step, double learning_rate) const {
@@ -63,48 +75,70 @@ std::array<double, Optimizer::kControlSize> Optimizer::control_values(int64_t st
           1 - std::pow(config_.optimizer.beta2, double(step)), 1};
 }
 
-void Optimizer::update(Context& ctx, const Control& control) {
-  const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters();
-  run(ctx, SumOfSquares{.x = gradients.columns(parameters_.replicated()), .out = control.sum_of_squares});
-  if (ranks_.size() > 1) {
-    const Scope scope(ctx);
-    const Tensor sharded = ctx.alloc(Keep::scratch, DType::f64, {1});
-    run(ctx, SumOfSquares{.x = gradients.columns(parameters_.sharded()), .out = sharded});
-    ranks_.all_reduce(ctx, sharded);
-    run(ctx, Add{.a = control.sum_of_squares, .b = sharded, .y = control.sum_of_squares});
+// Of the summed gradients: each of these ranks' pieces once.
+void Optimizer::sum_squares(Context& ctx, const Tensor& out) const {
+  const Scope scope(ctx);
+  const Tensor gradients = parameters_.flat_gradients(), term = ctx.alloc(Keep::scratch, DType::f64, {1});
+  bool first = true;
+  const auto add = [&](Range flat) {
+    if (flat.size() <= 0) return;
+    run(ctx, SumOfSquares{.x = gradients.columns(flat), .out = first ? out : term});
+    if (!first) run(ctx, Add{.a = out, .b = term, .y = out});
+    first = false;
+  };
+  const Range replicated = parameters_.replicated();
+  const bool first_group = shards_.ranks().data->rank() == 0;  // groups hold the same shards
+  for (const FlatShards::Piece& piece : shards_.pieces()) {
+    add({piece.flat.begin, std::min(piece.flat.end, replicated.end)});
+    if (first_group) add({std::max(piece.flat.begin, replicated.end), piece.flat.end});
   }
+  if (first) run(ctx, Fill{.y = out, .value = 0});
+  shards_.ranks().world->all_reduce(ctx, out);
+}
+
+void Optimizer::update(Context& ctx, const Control& control) {
+  const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters(),
+               values = parameters_.flat_values();
+  shards_.sum(ctx, gradients);
+  sum_squares(ctx, control.sum_of_squares);
   run(ctx, ClipScale{.sum_of_squares = control.sum_of_squares,
                      .max_norm = config_.clip.kind == ClipKind::norm ? config_.clip.limit : 0,
                      .control = control.values});
-  run(ctx, AdamW{.value = masters,
-                 .grad = gradients,
-                 .first_moment = first_moment_,
-                 .second_moment = second_moment_,
-                 .stored = parameters_.has_masters() ? parameters_.flat_values() : Tensor(),
-                 .control = control.values,
-                 .beta1 = config_.optimizer.beta1,
-                 .beta2 = config_.optimizer.beta2,
-                 .eps = config_.optimizer.eps,
-                 .weight_decay = config_.optimizer.weight_decay,
-                 .clip_value = config_.clip.kind == ClipKind::value ? config_.clip.limit : 0});
-  if (averages()) run(ctx, Blend{.x = masters, .weight = 1 - config_.ema_decay, .y = average_});
+  for (const FlatShards::Piece& piece : shards_.pieces()) {
+    const Tensor master = masters.columns(piece.flat);
+    run(ctx, AdamW{.value = master,
+                   .grad = gradients.columns(piece.flat),
+                   .first_moment = first_moment_.columns(piece.state),
+                   .second_moment = second_moment_.columns(piece.state),
+                   .stored = parameters_.has_masters() ? values.columns(piece.flat) : Tensor(),
+                   .control = control.values,
+                   .beta1 = config_.optimizer.beta1,
+                   .beta2 = config_.optimizer.beta2,
+                   .eps = config_.optimizer.eps,
+                   .weight_decay = config_.optimizer.weight_decay,
+                   .clip_value = config_.clip.kind == ClipKind::value ? config_.clip.limit : 0});
+    if (averages()) run(ctx, Blend{.x = master, .weight = 1 - config_.ema_decay, .y = average_.columns(piece.state)});
+  }
+  gather_values(ctx);
 }
 
 void Optimizer::with_average(Context& ctx, const std::function<void()>& task) {
   if (!averages()) return task();
   const Scope scope(ctx);
-  const Tensor values = parameters_.flat_values();
-  if (parameters_.has_masters()) {  // the values are only a rounded copy
-    run(ctx, Copy{.x = average_, .y = values});
-    task();
-    run(ctx, Copy{.x = parameters_.flat_masters(), .y = values});
-    return;
+  const Tensor values = parameters_.flat_values(), masters = parameters_.flat_masters();
+  const bool rounded = parameters_.has_masters();  // the values are only a copy of the masters
+  const Tensor kept = rounded ? Tensor() : ctx.alloc(Keep::scratch, values.dtype(), average_.shape());
+  for (const FlatShards::Piece& piece : shards_.pieces()) {
+    const Tensor own = values.columns(piece.flat);
+    if (!rounded) run(ctx, Copy{.x = own, .y = kept.columns(piece.state)});
+    run(ctx, Copy{.x = average_.columns(piece.state), .y = own});
   }
-  const Tensor kept = ctx.alloc(Keep::scratch, values.dtype(), values.shape());
-  run(ctx, Copy{.x = values, .y = kept});
-  run(ctx, Copy{.x = average_, .y = values});
+  gather_values(ctx);
   task();
-  run(ctx, Copy{.x = kept, .y = values});
+  for (const FlatShards::Piece& piece : shards_.pieces())
+    run(ctx,
+        Copy{.x = rounded ? masters.columns(piece.flat) : kept.columns(piece.state), .y = values.columns(piece.flat)});
+  gather_values(ctx);
 }
 
 }  // namespace boreas

@@ -7,6 +7,7 @@
 
 #include "comm/communicator.h"
 #include "engine/config.h"
+#include "engine/flat_shards.h"
 #include "kernels/core/context.h"
 #include "models/parameters.h"
 
@@ -18,19 +19,21 @@ double learning_rate_at(const LearningRateConfig& config, int64_t decay_steps, i
 /// The values of one tensor on the host, as f64; zeros when the context only plans.
 std::vector<double> host_values(Context& ctx, const Tensor& tensor);
 
-/// State: two moments, and the average if ema_decay > 0, each laid out as ParameterStore::flat_masters, which it
-/// trains. Like the store it can plan before it has memory.
+/// State: two moments, and the average if ema_decay > 0, of what this rank trains: see FlatShards. Values are whole on
+/// every rank after an update; masters, where there are any, only in this rank's pieces. Like the store it can plan
+/// before it has memory.
 class Optimizer {
  public:
-  /// `ranks` hold the shards of the parameters, and must outlive this.
+  /// `ranks` must outlive this; updates, averages and checkpoints are collective.
   Optimizer(const TrainingConfig& config, ParameterStore& parameters,
-            Communicator& ranks = *ProcessGrid::one_rank().model);
+            const ProcessGrid& ranks = ProcessGrid::one_rank(), int64_t bucket_bytes = FlatShards::kBucketBytes);
 
   /// Allocates: moments zero, the average equal to the parameters. May be called once, after the store's.
   void materialise();
   void reset_average();  ///< to the parameters as they are now
-  int64_t moment_bytes() const { return 2 * parameters_.gradient_bytes(); }
-  int64_t average_bytes() const { return averages() ? parameters_.gradient_bytes() : 0; }
+  int64_t moment_bytes() const { return 2 * state_bytes(); }
+  int64_t average_bytes() const { return averages() ? state_bytes() : 0; }
+  const FlatShards& shards() const { return shards_; }
 
   /// What an update depends on besides the gradients; it lies on the device, so that an update can be replayed.
   static constexpr int64_t kControlSize = 4;
@@ -40,22 +43,28 @@ class Optimizer {
   };
   /// The values that the host sets; `step` counts from 1.
   std::array<double, kControlSize> control_values(int64_t step, double learning_rate) const;
-  /// Clips the gradients, updates the parameters, then the average; queued. Changes nothing but the average, towards
-  /// the parameters, if the gradients are not finite.
+  /// Sums the gradients over the ranks, clips them, updates the parameters, then the average; queued. Changes nothing
+  /// but the average, towards the parameters, if the gradients are not finite.
   void update(Context& ctx, const Control& control);
 
   bool averages() const { return config_.ema_decay > 0; }
   /// Runs `task` while the parameters hold their average, if there is one.
   void with_average(Context& ctx, const std::function<void()>& task);
 
+  /// [shards().state_size()]
   Tensor first_moment() const { return first_moment_; }
   Tensor second_moment() const { return second_moment_; }
   Tensor average() const { return average_; }  ///< empty without one
 
  private:
+  int64_t state_bytes() const { return shards_.state_size() * size_of(parameters_.master_dtype()); }
+  void sum_squares(Context& ctx, const Tensor& out) const;
+  /// Values of all ranks' pieces, after this rank's were written.
+  void gather_values(Context& ctx) const { shards_.gather(ctx, parameters_.flat_values()); }
+
   TrainingConfig config_;
   ParameterStore& parameters_;
-  Communicator& ranks_;
+  FlatShards shards_;
   Buffer moments_, average_storage_;
   Tensor first_moment_, second_moment_, average_;
 };

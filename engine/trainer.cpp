@@ -333,7 +333,7 @@ void Trainer::save(const std::string& path) {
     state_.metrics_bytes = metrics_->length();
     state_.timing_bytes = timing_->length();
   }
-  if (ranks_.data->rank() == 0) save_checkpoint(path, step_.model(), step_.optimizer(), state_);
+  save_checkpoint(path, step_.model(), step_.optimizer(), state_);
 }
 
 // What an update took, the first two left out: they warm up and record.

@@ -32,7 +32,7 @@ TrainingStep::TrainingStep(const ModelSetup& setup, Device device, const Process
       loss_(make_loss(setup, training_loss(setup), model_)),
       squared_error_(make_loss(setup, mean_square(setup), model_)),
       rollout_(model_, loss_, &squared_error_),
-      optimizer_(setup.config.training, model_.parameters(), *ranks.model),
+      optimizer_(setup.config.training, model_.parameters(), ranks),
       ranks_(ranks),
       replay_(setup.config.cuda_graphs) {
   BOREAS_CHECK(training().loss.score != Score::rmse || ranks.model->size() == 1, unsupported,
@@ -109,10 +109,6 @@ void TrainingStep::update(Context& ctx, const std::function<FieldWindow()>& next
       if (first) model_.parameters().zero_gradients(ctx);
       accumulate(ctx, window, rollout, losses);
       if (!last) return;
-      const ParameterStore& parameters = model_.parameters();
-      const Tensor gradients = parameters.flat_gradients();
-      ranks_.world->all_reduce(ctx, gradients.columns(parameters.replicated()));
-      ranks_.data->all_reduce(ctx, gradients.columns(parameters.sharded()));
       optimizer_.update(ctx, control);
     });
     if (pending) copy(pending->losses.slice({micro, micro + 1}).columns({0, rollout}), losses);

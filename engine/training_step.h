@@ -20,9 +20,8 @@ struct UpdateOutcome {
   double data_seconds = 0;   ///< of which it had nothing to do but wait for batches
 };
 
-/// Model, loss and optimizer of a training. Its ranks meet, beside the exchanges within the model, in one place: before
-/// gradients are applied, those of weights that all ranks have are summed over all of them, and those of a shard over
-/// the ranks that hold the same shard for other samples. Each group's share of the mean is in its loss already.
+/// Model, loss and optimizer of a training. Its ranks meet, beside the exchanges within the model, for the losses, and
+/// in the optimizer, which sums the gradients: see FlatShards. Each group's share of the mean is in its loss already.
 ///
 /// An update is queued and its outcome collected later, so that the host reads, writes and queues while a GPU computes.
 /// Nothing in between waits for the device: losses and norms stay there until they are copied to pinned memory, and

@@ -10,8 +10,6 @@ namespace boreas {
 
 namespace {
 
-constexpr int64_t kAlignment = 256;  // bytes, of each array in a flat buffer
-
 /// Stands for memory in a store that is only planned with: not null, so that views of it are well-formed; never
 /// touched.
 void* const kNoMemory = reinterpret_cast<void*>(int64_t{1} << 45);
@@ -161,6 +159,20 @@ void ParameterStore::for_each(
 Tensor ParameterStore::array_in(const Tensor& flat, size_t i) const {
   const Shape& shape = parameters_[i].shape;
   return flat.reshape({flat_size()}).columns({offset(i), offset(i) + shape.size()}).reshape(shape);
+}
+
+std::vector<ParameterStore::Place> ParameterStore::places() const {
+  std::vector<Place> places;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& p = parameters_[i];
+    const int64_t width = p.shape.rank() > 1 ? p.shape[1] : 1;
+    for (const auto& part : p.parts)
+      places.push_back({part.name,
+                        {offset(i) + part.rows.begin * width, offset(i) + part.rows.end * width},
+                        p.shape.rank() > 1 ? Shape{part.rows.size(), width} : Shape{part.rows.size()},
+                        p.shards});
+  }
+  return places;
 }
 
 void ParameterStore::for_each_in(const Tensor& flat,

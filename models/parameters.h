@@ -65,6 +65,8 @@ struct ConstantArray {
 /// are trained, saved and named; the values that layers read are these, rounded.
 class ParameterStore {
  public:
+  static constexpr int64_t kAlignment = 256;  ///< bytes, of each array in the flat buffer of values
+
   explicit ParameterStore(DType dtype = DType::f32, Device device = Device::cpu());
   ParameterStore(const ParameterStore&) = delete;
 
@@ -104,6 +106,14 @@ class ParameterStore {
   /// values = masters, rounded: to be called after the masters were written by anything but the optimizer.
   void round_masters();
 
+  /// Where the array of each name lies in the flat vectors, in the order of addition.
+  struct Place {
+    std::string name;
+    Range flat;
+    Shape shape;  ///< of this rank's rows
+    ShardSpec shards;
+  };
+  std::vector<Place> places() const;
   /// Visits every named array in the order of addition, its master as `value`; parts of a stack are visited one by one.
   /// Of an array that is split over ranks, this rank's rows.
   void for_each(const std::function<void(const std::string& name, Tensor value, Tensor grad)>& visit) const;
