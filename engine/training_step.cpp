@@ -22,7 +22,7 @@ LossConfig mean_square(const ModelSetup& setup) {
 
 Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepModel& model) {
   return Loss(config, setup.variables, setup.statistics, node_areas(setup), setup.config.data.num_output_steps,
-              model.state_dtype(), model.parameters().device(), {}, model.cells());
+              model.state_dtype(), model.parameters().device(), {}, model.cells(), &model.ranks());
 }
 
 }  // namespace
@@ -34,11 +34,7 @@ TrainingStep::TrainingStep(const ModelSetup& setup, Device device, const Process
       rollout_(model_, loss_, &squared_error_),
       optimizer_(setup.config.training, model_.parameters(), ranks),
       ranks_(ranks),
-      replay_(setup.config.cuda_graphs) {
-  BOREAS_CHECK(training().loss.score != Score::rmse || ranks.model->size() == 1, unsupported,
-               "training.loss.score is rmse, whose root needs all cells of a sample on one rank; set "
-               "parallel.model_ranks=1, or training.loss.score=mse");
-}
+      replay_(setup.config.cuda_graphs) {}
 
 SampleShare TrainingStep::share() const {
   return {.cells = model_.cells(), .group = ranks_.data->rank(), .num_groups = ranks_.data->size()};

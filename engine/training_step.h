@@ -29,8 +29,7 @@ struct UpdateOutcome {
 /// one recording (see Replay), by rollout and by whether it is the first, the last or both.
 class TrainingStep {
  public:
-  /// `ranks` must outlive this. Collective, as are update, validate and plan, which all ranks call alike. Throws
-  /// unsupported: the score rmse where ranks share a sample.
+  /// `ranks` must outlive this. Collective, as are update, validate and plan, which all ranks call alike.
   TrainingStep(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
   TrainingStep(const TrainingStep&) = delete;
 

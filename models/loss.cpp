@@ -6,7 +6,7 @@
 
 #include "kernels/core/near_names.h"
 #include "kernels/core/op.h"
-#include "kernels/loss/loss.h"
+#include "kernels/elementwise/elementwise.h"
 
 namespace boreas {
 namespace {
@@ -109,8 +109,8 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 
 Loss::Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
            std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-           std::span<const uint8_t> output_mask, Range rows)
-    : score_(config.score), crps_alpha_(config.crps_alpha), ignore_nans_(config.ignore_nans) {
+           std::span<const uint8_t> output_mask, Range rows, Communicator* ranks)
+    : score_(config.score), crps_alpha_(config.crps_alpha), ignore_nans_(config.ignore_nans), ranks_(ranks) {
   std::vector<double> nodes = node_scaling(areas, output_mask);
   if (rows.size() > 0) nodes = {nodes.begin() + rows.begin, nodes.begin() + rows.end};
   const std::vector<double> scaling = variable_scaling(config, variables, statistics);
@@ -152,7 +152,7 @@ void Loss::score(Context& ctx, const Call& call, const Tensor& column_weights) c
   BOREAS_CHECK(call.num_members == 1, invalid_argument,
                "the score {} is for one member but the prediction has {}; use crps", to_string(score_),
                call.num_members);
-  run(ctx, WeightedLoss{.kind = kind_of(score_),
+  const WeightedLoss op{.kind = kind_of(score_),
                         .prediction = call.prediction,
                         .target = call.target,
                         .node_weights = node_weights_,
@@ -161,7 +161,22 @@ void Loss::score(Context& ctx, const Call& call, const Tensor& column_weights) c
                         .ignore_nans = ignore_nans_,
                         .loss = call.loss,
                         .d_prediction = call.d_prediction,
-                        .loss_scale = call.loss_scale});
+                        .loss_scale = call.loss_scale};
+  if (score_ == Score::rmse && ranks_ && ranks_->size() > 1) return root_of_all(ctx, op);
+  run(ctx, op);
+}
+
+void Loss::root_of_all(Context& ctx, WeightedLoss op) const {
+  const Scope scope(ctx);
+  WeightedLoss sum = op;
+  sum.kind = LossKind::mse;
+  sum.loss = ctx.alloc(Keep::scratch, op.loss.dtype(), {op.loss.size()});
+  sum.d_prediction = Tensor();
+  run(ctx, sum);
+  ranks_->all_reduce(ctx, sum.loss);
+  op.total = sum.loss;
+  run(ctx, op);
+  if (ranks_->rank() > 0) run(ctx, Fill{.y = op.loss, .value = 0});
 }
 
 }  // namespace boreas

@@ -7,8 +7,10 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "kernels/core/buffer.h"
 #include "kernels/core/context.h"
+#include "kernels/loss/loss.h"
 #include "models/variables.h"
 
 namespace boreas {
@@ -92,7 +94,8 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 /// sum.
 ///
 /// `rows`: the nodes that this rank has, all if empty. node_weight still sums to 1 over all nodes, so that the losses
-/// of the ranks that share a sample add up to the loss (except rmse, which takes its root too early).
+/// of the ranks that share a sample add up to the loss; of rmse the first rank has all. `ranks`: those ranks, which
+/// rmse needs: they call it together.
 ///
 /// Shapes   prediction, d_prediction: [items * members * N, T_o * V_o], item outermost, columns time-major
 ///          target: [items * N, T_o * V_o]; members > 1 only for crps   loss: 1 value, or one for each column
@@ -101,7 +104,7 @@ class Loss {
  public:
   Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
        std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-       std::span<const uint8_t> output_mask = {}, Range rows = {});
+       std::span<const uint8_t> output_mask = {}, Range rows = {}, Communicator* ranks = nullptr);
 
   struct Call {
     Tensor prediction, target;
@@ -121,10 +124,12 @@ class Loss {
 
  private:
   void score(Context& ctx, const Call& call, const Tensor& column_weights) const;
+  void root_of_all(Context& ctx, WeightedLoss op) const;
 
   Score score_;
   double crps_alpha_;
   bool ignore_nans_;
+  Communicator* ranks_;
   Buffer storage_;
   Tensor node_weights_, column_weights_, unit_weights_;
 };

@@ -48,6 +48,11 @@ void WeightedLoss::check() const {
   BOREAS_CHECK((node_weights.size() == num_nodes || node_weights.size() == target.rows()) && node_weights.contiguous(),
                shape, "{}: node_weights is {} but must hold {} values (one a node) or {} (one a row)", name,
                to_string(node_weights), num_nodes, target.rows());
+  if (!total) return;
+  BOREAS_CHECK(kind == LossKind::rmse, invalid_argument, "{}: only the root needs a total, not {}", name,
+               to_string(kind));
+  check_dtype(name, "total", total, loss.dtype());
+  check_vector(name, "total", total, loss.size(), "loss", loss);
 }
 
 int64_t WeightedLoss::scratch_bytes() const { return partial_sum_bytes(target, loss); }

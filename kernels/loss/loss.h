@@ -26,13 +26,15 @@ struct EnumNames<LossKind> {
 ///
 /// Means over variables and time steps are factors of column_weights, which the caller makes. With `loss` of W values,
 /// each column's own sum is kept; d_prediction is then the gradient of their sum.
+/// The rows may be a share of all: sums of shares add up. Only the root needs all of them first. With `total`, what the
+/// mse of all shares adds up to, rmse takes loss from it, and d_prediction is the gradient of that.
 ///
 /// Shapes   prediction, target, d_prediction: [R, W]   node_weights: N values, or R   column_weights: W values
-///          loss: 1 or W values (overwritten)   d_prediction may be empty
-/// Types    prediction, target, weights, loss: equal, f64 | f32;  d_prediction: the same, or bf16 for f32
+///          loss: 1 or W values (overwritten)   total: as loss   d_prediction and total may be empty
+/// Types    prediction, target, weights, loss, total: equal, f64 | f32;  d_prediction: the same, or bf16 for f32
 /// Alias    d_prediction may be prediction or target.   Repeatable: yes, for any thread count (sums are kept in f64).
 /// NaN      with ignore_nans a point whose target is NaN adds nothing and has no gradient; the divisor stays
-/// Errors   shape: sizes disagree;  invalid_argument: types differ
+/// Errors   shape: sizes disagree;  invalid_argument: types differ, a total of another kind than rmse
 struct WeightedLoss {
   static constexpr const char* name = "weighted_loss";
   LossKind kind = LossKind::mse;
@@ -40,6 +42,7 @@ struct WeightedLoss {
   Tensor node_weights, column_weights;
   int64_t num_items = 1;
   bool ignore_nans = false;
+  Tensor total = {};
   Tensor loss;
   Tensor d_prediction;
   double loss_scale = 1;
@@ -52,6 +55,7 @@ struct WeightedLoss {
     f("target", target, Access::read);
     f("node_weights", node_weights, Access::read);
     f("column_weights", column_weights, Access::read);
+    f("total", total, Access::read);
     f("loss", loss, Access::write);
     f("d_prediction", d_prediction, Access::write);
   }

@@ -65,7 +65,7 @@ void weighted_loss(const WeightedLoss& op, double* part_sums) {
   const T* const column_weights = op.column_weights.as<T>();
   const auto error_at = [ignore = op.ignore_nans](T p, T t) { return ignore && std::isnan(t) ? T(0) : p - t; };
 
-  const Partition parts = cpu::summation_parts(prediction.rows());
+  const Partition parts = cpu::summation_parts(op.total ? 0 : prediction.rows());
   const bool by_column = op.loss.size() > 1;
 #pragma omp parallel for schedule(static) if (prediction.size() >= cpu::kParallelElements)
   for (int64_t part = 0; part < parts.num_parts(); ++part) {
@@ -90,6 +90,7 @@ void weighted_loss(const WeightedLoss& op, double* part_sums) {
   add_up<T>(part_sums, parts.num_parts(), double(op.num_items), op.loss);
 
   T* const loss = op.loss.as<T>();
+  if (op.total) std::copy_n(op.total.as<T>(), op.loss.size(), loss);
   if constexpr (kind == LossKind::rmse)
     for (int64_t k = 0; k < op.loss.size(); ++k) loss[k] = std::sqrt(loss[k]);
   if (!op.d_prediction) return;

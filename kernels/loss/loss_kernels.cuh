@@ -198,6 +198,10 @@ static __global__ void __launch_bounds__(kAddUpThreads)
   loss[blockIdx.x] = root ? sqrtf(value) : value;
 }
 
+static __global__ void take_roots(const float* totals, int64_t count, float* losses) {
+  for (int64_t k = threadIdx.x; k < count; k += blockDim.x) losses[k] = sqrtf(totals[k]);
+}
+
 // --- launches ---
 
 inline dim3 loss_grid(const Tensor& target) {
@@ -230,8 +234,12 @@ void launch_weighted(Context& ctx, const WeightedLoss& op, double* partials) {
                              .partials = partials,
                              .d = rmse ? RowsOf<D>{} : rows_of<D>(op.d_prediction),
                              .scale = op.loss_scale / double(op.num_items)};
-  launch_kernel(weighted_loss<kind, D>, loss_grid(op.target), kLossBlock, 0, stream_of(ctx), p);
-  add_up(ctx, op, partials, rmse);
+  if (op.total) {
+    launch_kernel(take_roots, 1, 32, 0, stream_of(ctx), op.total.as<float>(), op.total.size(), op.loss.as<float>());
+  } else {
+    launch_kernel(weighted_loss<kind, D>, loss_grid(op.target), kLossBlock, 0, stream_of(ctx), p);
+    add_up(ctx, op, partials, rmse);
+  }
   if (!rmse || !op.d_prediction) return;
   p.partials = nullptr;  // the root is known only now
   p.d = rows_of<D>(op.d_prediction);

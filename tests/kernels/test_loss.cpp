@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/elementwise/elementwise.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/tolerances.h"
@@ -115,6 +116,53 @@ TEST(WeightedLoss, BackwardMatchesFiniteDifferences) {
       expect_gradients(loss, {{"prediction", op.prediction, op.d_prediction}});
       w.expect_padding_untouched();
     }
+}
+
+TEST(WeightedLoss, SharesOfARootNeedTheTotal) {
+  for (const bool by_column : {false, true}) {
+    Workspace w;
+    const int64_t nodes = 9, width = 3, first = 4;
+    const Shape losses{by_column ? width : 1};
+    WeightedLoss whole{.kind = LossKind::rmse,
+                       .prediction = w.random(DType::f64, {nodes, width}),
+                       .target = w.random(DType::f64, {nodes, width}),
+                       .node_weights = weights(w, DType::f64, nodes),
+                       .column_weights = weights(w, DType::f64, width),
+                       .loss = w.output(DType::f64, losses),
+                       .d_prediction = w.output(DType::f64, {nodes, width}),
+                       .loss_scale = 2};
+    run(w.ctx, whole);
+    const Tensor total = w.output(DType::f64, losses), share = w.output(DType::f64, losses);
+    const Tensor d = w.output(DType::f64, {nodes, width});
+    fill(total, 0);
+    const auto part_of = [&](Range rows) {
+      WeightedLoss part = whole;
+      part.prediction = whole.prediction.slice(rows);
+      part.target = whole.target.slice(rows);
+      part.node_weights = whole.node_weights.columns(rows).reshape({rows.size()});
+      part.d_prediction = d.slice(rows);
+      part.loss = share;
+      return part;
+    };
+    for (const Range rows : {Range{0, first}, Range{first, nodes}}) {
+      WeightedLoss sum = part_of(rows);
+      sum.kind = LossKind::mse;
+      sum.d_prediction = Tensor();
+      run(w.ctx, sum);
+      run(w.ctx, Add{.a = total, .b = share, .y = total});
+    }
+    for (const Range rows : {Range{0, first}, Range{first, nodes}}) {
+      WeightedLoss part = part_of(rows);
+      part.total = total;
+      run(w.ctx, part);
+      expect_close(part.loss, values_of(whole.loss));
+    }
+    expect_close(d, values_of(whole.d_prediction));
+    WeightedLoss wrong = part_of({0, first});
+    wrong.kind = LossKind::mae;
+    wrong.total = total;
+    BOREAS_EXPECT_ERROR(run(w.ctx, wrong), invalid_argument, "only the root needs a total");
+  }
 }
 
 TEST(WeightedLoss, IgnoredNansAddNothing) {

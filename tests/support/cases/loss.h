@@ -41,6 +41,7 @@ void weighted_cases(bool quick, auto&& check) {
             const int64_t items = 2, rows = items * nodes;
             const Tensor target = w.random(DType::f32, {rows, width});
             if (nans) spread_nans(target, 7);
+            const bool given = kind == LossKind::rmse && !nans;  // the sum, of these rows and others
             check(WeightedLoss{.kind = kind,
                                .prediction = w.random(DType::f32, {rows, width}),
                                .target = target,
@@ -48,6 +49,7 @@ void weighted_cases(bool quick, auto&& check) {
                                .column_weights = weights(w, width),
                                .num_items = items,
                                .ignore_nans = nans,
+                               .total = given ? weights(w, by_column ? width : 1) : Tensor(),
                                .loss = w.output(DType::f32, {by_column ? width : 1}),
                                .d_prediction = gradient(w, d, rows, width),
                                .loss_scale = 3},
