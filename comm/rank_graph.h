@@ -14,7 +14,13 @@ struct RankGraph {
   Range dst, edges;     ///< in the whole graph
 };
 
-/// Collective. `whole` lies on the host; `device`: where rows are exchanged.
+/// From the edges that end in this rank's destinations: `dst_ptr` [own destinations + 1] ascends from 0, `src_of` are
+/// sources of the whole graph, the first is edge `first_edge` there. Collective; `device`: where rows are exchanged.
+RankGraph make_rank_graph(Communicator& ranks, const Partition& src_owners, const Partition& dst_owners,
+                          std::span<const int64_t> dst_ptr, std::span<const int32_t> src_of, int64_t first_edge,
+                          ExchangeKind kind, Device device);
+
+/// The same from the whole graph, on the host.
 RankGraph make_rank_graph(Communicator& ranks, const Graph& whole, const Partition& src_owners,
                           const Partition& dst_owners, ExchangeKind kind, Device device);
 

@@ -282,7 +282,7 @@ void save_checkpoint(const std::string& path, const StepModel& model, const Opti
 
 TrainingState load_checkpoint(const std::string& path, StepModel& model, Optimizer& optimizer) {
   const Hdf5File file = Hdf5File::open(path);
-  std::vector<std::string> found = differences(read_setup(file), model.setup(), "checkpoint", "config");
+  std::vector<std::string> found = differences(read_setup(file, std::nullopt), model.setup(), "checkpoint", "config");
   for (std::string& line : parameter_differences(file, model.parameters())) found.push_back(std::move(line));
   if (file.exists("ema") != optimizer.averages())
     found.push_back(
@@ -319,7 +319,9 @@ void load_weights(const std::string& path, StepModel& model, Weights which) {
   model.parameters().round_masters();
 }
 
-ModelSetup load_setup(const std::string& path) { return read_setup(Hdf5File::open(path)); }
+ModelSetup load_setup(const std::string& path, const GraphShare& share) {
+  return read_setup(Hdf5File::open(path), share);
+}
 
 std::string checkpoint_folder(const std::string& output) { return (fs::path(output) / "checkpoints").string(); }
 

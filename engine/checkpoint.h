@@ -52,8 +52,8 @@ enum class Weights : uint8_t {
 /// Weights only: for forecasts.
 void load_weights(const std::string& path, StepModel& model, Weights which = Weights::best_known);
 
-/// The setup of the run that wrote a checkpoint.
-ModelSetup load_setup(const std::string& path);
+/// The setup of the run that wrote a checkpoint, with a share of its graph.
+ModelSetup load_setup(const std::string& path, const GraphShare& share = {});
 
 std::string checkpoint_folder(const std::string& output);
 std::string step_checkpoint(const std::string& output, int64_t step);

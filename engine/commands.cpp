@@ -27,8 +27,8 @@ namespace fs = std::filesystem;
 
 /// The setup of a checkpoint, to run on the device of a configuration: what was trained in bf16 has weights in f32 and
 /// runs in f32 on the CPU.
-ModelSetup setup_to_run(const std::string& path, const RunConfig& config) {
-  ModelSetup setup = load_setup(path);
+ModelSetup setup_to_run(const std::string& path, const RunConfig& config, const Communicator& ranks) {
+  ModelSetup setup = load_setup(path, graph_share(config, ranks));
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
   setup.config.parallel = config.parallel;
@@ -48,7 +48,7 @@ struct Trained {
   Trained(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks)
       : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
         reader(DatasetReader::open(config.data.dataset)),
-        setup(setup_to_run(path, config)),
+        setup(setup_to_run(path, config, ranks)),
         model(setup, choose_device(setup.config), &ranks) {
     model.parameters().materialise(0);
     load_weights(path, model);

@@ -49,49 +49,51 @@ std::string misfit(const GraphData& graph, std::span<const double> latitudes, st
   const NodeSet& nodes = graph.node_set(kDataNodes);
   if (nodes.size() != int64_t(latitudes.size()))
     return fmt::format("it has {} data nodes and the dataset {} cells", nodes.size(), latitudes.size());
-  for (size_t i = 0; i < latitudes.size(); ++i) {
-    const double turn = std::remainder(nodes.longitudes[i] - longitudes[i] * kDegree, 2 * std::numbers::pi);
-    if (std::abs(nodes.latitudes[i] - latitudes[i] * kDegree) > 1e-9 || std::abs(turn) > 1e-9)
+  for (size_t k = 0; k < nodes.latitudes.size(); ++k) {
+    const size_t i = size_t(nodes.rows().begin) + k;
+    const double turn = std::remainder(nodes.longitudes[k] - longitudes[i] * kDegree, 2 * std::numbers::pi);
+    if (std::abs(nodes.latitudes[k] - latitudes[i] * kDegree) > 1e-9 || std::abs(turn) > 1e-9)
       return fmt::format(
           "data node {} lies at latitude {:.6f}, longitude {:.6f} and cell {} of the dataset at {:.6f}, {:.6f}", i,
-          nodes.latitudes[i] / kDegree, nodes.longitudes[i] / kDegree, i, latitudes[i], longitudes[i]);
+          nodes.latitudes[k] / kDegree, nodes.longitudes[k] / kDegree, i, latitudes[i], longitudes[i]);
   }
   return {};
 }
 
-GraphData find_or_build_graph(const RunConfig& config, const ModelSetup& setup, GraphCache cache) {
+void find_or_build_graph(const RunConfig& config, GraphCache cache, const GraphShare& share, ModelSetup& setup) {
   if (!config.graph.file.empty()) {
-    GraphData graph = load_graph(config.graph.file);
-    const std::string why = misfit(graph, setup.latitudes, setup.longitudes);
+    setup.graph_source = {config.graph.file, ""};
+    setup.graph = load_graph(Hdf5File::open(config.graph.file), "", share);
+    const std::string why = misfit(setup.graph, setup.latitudes, setup.longitudes);
     BOREAS_CHECK(why.empty(), config,
                  "{}: this graph does not belong to the dataset: {}. Make it again with `boreas graph`, or leave "
                  "graph.file empty",
                  config.graph.file, why);
-    return graph;
+    return;
   }
   namespace fs = std::filesystem;
   const std::string kept = (fs::path(config.output) / "graph.h5").string();
   const std::string recipe = to_yaml(config.graph.build);
+  setup.graph_source = {kept, "graph"};
   if (fs::exists(kept)) {
     try {
       const Hdf5File file = Hdf5File::open(kept);
       if (file.has_attribute("", "recipe") && file.read_text_attribute("", "recipe") == recipe) {
-        GraphData graph = load_graph(file, "graph");
-        if (misfit(graph, setup.latitudes, setup.longitudes).empty()) return graph;
+        setup.graph = load_graph(file, "graph", share);
+        if (misfit(setup.graph, setup.latitudes, setup.longitudes).empty()) return;
       }
     } catch (const Error& error) {
       spdlog::warn("the graph is built again: {}", error.what());
     }
   }
-  GraphData graph = build_graph(config.graph.build, setup.latitudes, setup.longitudes);
-  if (cache == GraphCache::keep) {
-    fs::create_directories(config.output);
-    Hdf5File file = Hdf5File::create(kept);
-    save_graph(file, "graph", graph);
-    file.write_attribute("", "recipe", recipe);
-    file.commit();
-  }
-  return graph;
+  setup.graph = build_graph(config.graph.build, setup.latitudes, setup.longitudes);
+  if (cache == GraphCache::read_only) return;
+  fs::create_directories(config.output);
+  Hdf5File file = Hdf5File::create(kept);
+  save_graph(file, "graph", setup.graph);
+  file.write_attribute("", "recipe", recipe);
+  file.commit();
+  if (share.count > 1) setup.graph = load_graph(Hdf5File::open(kept), "graph", share);
 }
 
 std::vector<std::string> lines_of(const std::string& text) {
@@ -148,7 +150,12 @@ ModelShape ModelSetup::shape() const {
   return shape;
 }
 
-ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache) {
+GraphShare graph_share(const RunConfig& config, const Communicator& ranks) {
+  if (config.parallel.shard == ShardKind::heads) return {};
+  return {ranks.rank(), ranks.size()};
+}
+
+ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache, const GraphShare& share) {
   ModelSetup setup;
   setup.config = config;
   setup.variables = VariableTable(reader.variables(), config.data.roles);
@@ -169,17 +176,18 @@ ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, Grap
   setup.longitudes = reader.longitudes();
   setup.field_shape = reader.field_shape();
   (void)setup.preprocess();  // its errors before the longer work
-  setup.graph = find_or_build_graph(config, setup, cache);
+  find_or_build_graph(config, cache, share, setup);
   return setup;
 }
 
-std::span<const double> node_areas(const ModelSetup& setup) {
-  const auto& attributes = setup.graph.node_set(kDataNodes).attributes;
-  const auto areas = attributes.find("area_weight");
-  BOREAS_CHECK(areas != attributes.end(), config,
+std::span<const double> node_areas(const ModelSetup& setup, std::optional<Range> nodes) {
+  const NodeSet& set = setup.graph.node_set(kDataNodes);
+  const auto areas = set.attributes.find("area_weight");
+  BOREAS_CHECK(areas != set.attributes.end(), config,
                "the graph has no area_weight of its data nodes; make it again with "
                "`boreas graph`");
-  return areas->second;
+  const Range rows = nodes.value_or(set.rows());
+  return std::span(areas->second).subspan(size_t(rows.begin - set.rows().begin), size_t(rows.size()));
 }
 
 void write_setup(Hdf5File& file, const ModelSetup& setup) {
@@ -198,10 +206,13 @@ void write_setup(Hdf5File& file, const ModelSetup& setup) {
   file.write<double>("statistics/maximum", setup.statistics.maximum);
   if (!setup.statistics.tendency_stdev.empty())
     file.write<double>("statistics/tendency_stdev", setup.statistics.tendency_stdev);
-  save_graph(file, "graph", setup.graph);
+  if (setup.graph.is_part())
+    file.copy_from(Hdf5File::open(setup.graph_source.file), setup.graph_source.group, "graph");
+  else
+    save_graph(file, "graph", setup.graph);
 }
 
-ModelSetup read_setup(const Hdf5File& file) {
+ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share) {
   BOREAS_CHECK(file.exists("config") && file.exists("variables/names"), corrupt_data,
                "{}: this HDF5 file is no boreas checkpoint: it has no /config and /variables", file.path());
   ModelSetup setup;
@@ -220,7 +231,11 @@ ModelSetup read_setup(const Hdf5File& file) {
   setup.statistics.maximum = file.read_vector<double>("statistics/maximum");
   if (file.exists("statistics/tendency_stdev"))
     setup.statistics.tendency_stdev = file.read_vector<double>("statistics/tendency_stdev");
-  setup.graph = load_graph(file, "graph");
+  setup.graph_source = {file.path(), "graph"};
+  if (share)
+    setup.graph = load_graph(file, "graph", *share);
+  else
+    setup.graph.stated_hash = stored_graph_hash(file, "graph");
   const size_t num_variables = size_t(setup.variables.size());
   BOREAS_CHECK(setup.units.size() == num_variables && setup.constant.size() == num_variables &&
                    setup.computed.size() == num_variables && setup.statistics.mean.size() == num_variables,

@@ -1,11 +1,14 @@
 // ModelSetup: what defines a model besides its weights.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "engine/config.h"
 #include "io/dataset_reader.h"
+#include "io/graph_file.h"
 #include "kernels/graph/graph_data.h"
 #include "models/preprocess.h"
 #include "models/variables.h"
@@ -25,7 +28,10 @@ struct ModelSetup {
   TimeStep step;                              ///< of the model: that of the dataset
   std::vector<double> latitudes, longitudes;  ///< degrees
   std::vector<int64_t> field_shape;
-  GraphData graph;
+  GraphData graph;  ///< all of it, or this rank's part: see GraphShare
+  struct {
+    std::string file, group;
+  } graph_source;  ///< of a part: where the whole lies
 
   int64_t num_cells() const { return int64_t(latitudes.size()); }
   Preprocess preprocess() const { return Preprocess(config.data.preprocess, variables, statistics); }
@@ -38,16 +44,23 @@ enum class GraphCache : uint8_t {
   keep        ///< and write it there
 };
 
-/// Needs the dataset's metadata only, not its fields. Throws config for a graph file whose data nodes are not the
-/// dataset's cells, and what VariableTable, Preprocess and build_graph throw.
-ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache = GraphCache::read_only);
+/// What a rank reads of a graph, of those that share a sample: with head sharding all of it.
+GraphShare graph_share(const RunConfig& config, const Communicator& ranks);
 
-/// Areas of the data nodes of a graph.
-std::span<const double> node_areas(const ModelSetup& setup);
+/// Needs the dataset's metadata only, not its fields. A graph that is found in a file is read as far as the share says;
+/// one that is built, and not kept, is whole. Throws config for a graph file whose data nodes are not the dataset's
+/// cells, and what VariableTable, Preprocess and build_graph throw.
+ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache = GraphCache::read_only,
+                      const GraphShare& share = {});
 
-/// Everything of a setup, in an HDF5 file: /config, /variables, /statistics, /graph.
+/// Areas of these data nodes, which the setup must have; of all by default.
+std::span<const double> node_areas(const ModelSetup& setup, std::optional<Range> nodes = {});
+
+/// Everything of a setup, in an HDF5 file: /config, /variables, /statistics, /graph. Of a graph that is a part, the
+/// whole is copied from its file.
 void write_setup(Hdf5File& file, const ModelSetup& setup);
-ModelSetup read_setup(const Hdf5File& file);
+/// Without a share, of the graph the hash only.
+ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share = GraphShare{});
 
 /// One line for each way in which two setups cannot share weights: variables and roles, steps, statistics, graph, model
 /// keys. `a_name`, `b_name` name them in the lines ("checkpoint", "config").

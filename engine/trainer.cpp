@@ -96,13 +96,14 @@ class Trainer {
   std::string last_checkpoint_;
 };
 
-// Rank 0 makes the graph, if it must be made; the others then find it.
+// Rank 0 makes the graph, if it must be made; the others then find it, and all read what is theirs.
 ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, const ProcessGrid& ranks) {
   check_agreement(*ranks.world, "configuration", resolved_config(config));
   std::optional<ModelSetup> setup;
-  if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep);
+  const GraphShare share = graph_share(config, *ranks.model);
+  if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep, share);
   ranks.world->barrier();
-  if (!setup) setup = make_setup(config, reader);
+  if (!setup) setup = make_setup(config, reader, GraphCache::read_only, share);
   check_agreement(*ranks.world, "graph", setup->graph.hash());
   return std::move(*setup);
 }

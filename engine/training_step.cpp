@@ -21,8 +21,8 @@ LossConfig mean_square(const ModelSetup& setup) {
 }
 
 Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepModel& model) {
-  return Loss(config, setup.variables, setup.statistics, node_areas(setup), setup.config.data.num_output_steps,
-              model.state_dtype(), model.parameters().device(), {}, model.cells(), &model.ranks());
+  return Loss(config, setup.variables, setup.statistics, node_areas(setup, model.cells()),
+              setup.config.data.num_output_steps, model.state_dtype(), model.parameters().device(), {}, &model.ranks());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/core/error.h"
+#include "kernels/core/partition.h"
 
 namespace boreas {
 namespace {
@@ -34,6 +35,70 @@ std::vector<std::string> ordered(const Hdf5File& file, const std::string& group)
   std::vector<std::string> paths;
   for (auto& entry : found) paths.push_back(std::move(entry.second));
   return paths;
+}
+
+// Rows of an array of vectors or numbers.
+template <class T>
+std::vector<T> read_rows(const Hdf5File& file, const std::string& name, Range rows) {
+  const Shape whole = file.info(name).shape;
+  const int64_t width = whole.rank() > 1 ? whole[1] : 1;
+  std::vector<T> values(size_t(rows.size() * width));
+  if (values.empty()) return values;
+  file.read_rows(name, rows.begin,
+                 Tensor(values.data(), dtype_of<T>, whole.rank() > 1 ? Shape{rows.size(), width} : Shape{rows.size()}));
+  return values;
+}
+
+// The first edge that ends in this node or a later one; the file is sorted by destination.
+int64_t first_edge(const Hdf5File& file, const std::string& dst_of, int64_t num_edges, int64_t node) {
+  int64_t begin = 0, end = num_edges;
+  while (begin < end) {
+    const int64_t middle = begin + (end - begin) / 2;
+    if (read_rows<int32_t>(file, dst_of, {middle, middle + 1})[0] < node)
+      begin = middle + 1;
+    else
+      end = middle;
+  }
+  return begin;
+}
+
+NodeSet read_nodes(const Hdf5File& file, const std::string& path, const GraphShare& share) {
+  NodeSet nodes;
+  nodes.name = path.substr(path.rfind('/') + 1);
+  const int64_t size = file.info(path + "/latitudes").shape[0];
+  const Range rows = Partition::balanced(size, share.count)[share.index];
+  if (share.count > 1) nodes.part = {rows, size};
+  nodes.latitudes = read_rows<double>(file, path + "/latitudes", rows);
+  nodes.longitudes = read_rows<double>(file, path + "/longitudes", rows);
+  if (file.exists(path + "/attributes"))
+    for (const std::string& name : file.list(path + "/attributes"))
+      nodes.attributes[name] = read_rows<double>(file, path + "/attributes/" + name, rows);
+  return nodes;
+}
+
+EdgeSet read_edges(const Hdf5File& file, const std::string& path, const GraphData& graph, const GraphShare& share) {
+  EdgeSet edges;
+  edges.src = file.read_text_attribute(path, "src");
+  edges.dst = file.read_text_attribute(path, "dst");
+  const int64_t size = file.info(path + "/src_of").shape[0];
+  Range rows{0, size};
+  if (share.count > 1) {
+    const Range dst = graph.node_set(edges.dst).rows();
+    rows = {first_edge(file, path + "/dst_of", size, dst.begin), first_edge(file, path + "/dst_of", size, dst.end)};
+    edges.part = {rows, size};
+  }
+  edges.src_of = read_rows<int32_t>(file, path + "/src_of", rows);
+  edges.dst_of = read_rows<int32_t>(file, path + "/dst_of", rows);
+  edges.attributes = read_rows<double>(file, path + "/attributes", rows);
+  const std::string names = file.read_text(path + "/attribute_names");
+  for (size_t begin = 0; begin < names.size();) {
+    const size_t end = std::min(names.find('\n', begin), names.size());
+    edges.attribute_names.push_back(names.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  for (const int32_t width : file.read_vector<int32_t>(path + "/attribute_widths"))
+    edges.attribute_widths.push_back(width);
+  return edges;
 }
 
 }  // namespace
@@ -70,36 +135,16 @@ void save_graph(Hdf5File& file, const std::string& group, const GraphData& graph
   }
 }
 
-GraphData load_graph(const Hdf5File& file, const std::string& group) {
+GraphData load_graph(const Hdf5File& file, const std::string& group) { return load_graph(file, group, {}); }
+
+GraphData load_graph(const Hdf5File& file, const std::string& group, const GraphShare& share) {
   const std::string hash = file.read_text_attribute(group, "hash");
   GraphData graph;
-  for (const std::string& path : ordered(file, join(group, "nodes"))) {
-    NodeSet nodes;
-    nodes.name = path.substr(path.rfind('/') + 1);
-    nodes.latitudes = file.read_vector<double>(path + "/latitudes");
-    nodes.longitudes = file.read_vector<double>(path + "/longitudes");
-    if (file.exists(path + "/attributes"))
-      for (const std::string& name : file.list(path + "/attributes"))
-        nodes.attributes[name] = file.read_vector<double>(path + "/attributes/" + name);
-    graph.nodes.push_back(std::move(nodes));
-  }
-  for (const std::string& path : ordered(file, join(group, "edges"))) {
-    EdgeSet edges;
-    edges.src = file.read_text_attribute(path, "src");
-    edges.dst = file.read_text_attribute(path, "dst");
-    edges.src_of = file.read_vector<int32_t>(path + "/src_of");
-    edges.dst_of = file.read_vector<int32_t>(path + "/dst_of");
-    edges.attributes = file.read_vector<double>(path + "/attributes");
-    const std::string names = file.read_text(path + "/attribute_names");
-    for (size_t begin = 0; begin < names.size();) {
-      const size_t end = std::min(names.find('\n', begin), names.size());
-      edges.attribute_names.push_back(names.substr(begin, end - begin));
-      begin = end + 1;
-    }
-    for (const int32_t width : file.read_vector<int32_t>(path + "/attribute_widths"))
-      edges.attribute_widths.push_back(width);
-    graph.edges.push_back(std::move(edges));
-  }
+  for (const std::string& path : ordered(file, join(group, "nodes")))
+    graph.nodes.push_back(read_nodes(file, path, share));
+  for (const std::string& path : ordered(file, join(group, "edges")))
+    graph.edges.push_back(read_edges(file, path, graph, share));
+  if (share.count > 1) graph.stated_hash = hash;
   graph.validate();
   BOREAS_CHECK(graph.hash() == hash, corrupt_data,
                "{}: the graph in '/{}' has hash {} but states {}: it was changed or damaged", file.path(), group,

@@ -21,6 +21,13 @@ namespace boreas {
 void save_graph(Hdf5File& file, const std::string& group, const GraphData& graph);
 GraphData load_graph(const Hdf5File& file, const std::string& group);
 
+/// What rank `index` of `count` needs: its nodes, balanced ranges of each set, and the edges that end in them. Nothing
+/// else is read, so the hash is that which the file states; what was read is checked for itself.
+struct GraphShare {
+  int64_t index = 0, count = 1;
+};
+GraphData load_graph(const Hdf5File& file, const std::string& group, const GraphShare& share);
+
 /// A file that holds one graph in its root group; written aside and renamed.
 void save_graph(const std::string& path, const GraphData& graph);
 GraphData load_graph(const std::string& path);

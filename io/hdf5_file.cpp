@@ -223,6 +223,17 @@ void Hdf5File::make_group(const std::string& full_name) {
   if (!group) fail_write(name, reason());
 }
 
+void Hdf5File::copy_from(const Hdf5File& source, const std::string& source_name, const std::string& full_name) {
+  const Lock lock(hdf5_mutex());
+  require_writable();
+  const std::string name = clean(full_name);
+  const std::string from = source_name.empty() ? "." : clean(source_name);
+  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(links, 1);
+  if (H5Ocopy(source.file_, from.c_str(), file_, name.c_str(), H5P_DEFAULT, links) < 0)
+    fail_write(name, source.path() + ": " + reason());
+}
+
 void Hdf5File::reserve(const std::string& full_name, DType dtype, const Shape& shape) {
   const Lock lock(hdf5_mutex());
   require_writable();

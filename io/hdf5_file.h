@@ -75,6 +75,9 @@ class Hdf5File {
 
   // --- structure
   void make_group(const std::string& name);
+  /// Copies a group or an array with all that belongs to it from another file, without holding it in memory. "" is that
+  /// file's root.
+  void copy_from(const Hdf5File& source, const std::string& source_name, const std::string& name);
   bool exists(const std::string& name) const;
   bool is_group(const std::string& name) const;
   std::vector<std::string> list(const std::string& group) const;  ///< names in the group, sorted; "" is the root

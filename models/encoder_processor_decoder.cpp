@@ -9,41 +9,6 @@ namespace boreas {
 
 namespace {
 
-Graph make_graph(const GraphData& data, const EdgeSet& edges) {
-  const int64_t num_src = data.node_set(edges.src).size(), num_dst = data.node_set(edges.dst).size();
-  std::vector<int64_t> dst_ptr(size_t(num_dst + 1), 0);
-  for (const int32_t dst : edges.dst_of) ++dst_ptr[size_t(dst) + 1];
-  for (int64_t i = 0; i < num_dst; ++i) dst_ptr[size_t(i) + 1] += dst_ptr[size_t(i)];
-  return Graph::from_sorted(num_src, num_dst, dst_ptr, edges.src_of);
-}
-
-/// This rank's part of an edge set.
-RankGraph make_part(const GraphData& data, const EdgeSet& edges, const ModelShard& shard, Device device) {
-  Graph whole = make_graph(data, edges);
-  if (shard.num_ranks() == 1) return make_rank_graph(std::move(whole));
-  if (shard.by_heads()) {
-    RankGraph all = make_rank_graph(std::move(whole));
-    all.sources = RowExchange::local(shard.rows_of(all.graph.num_src()).size());
-    all.dst = shard.rows_of(all.graph.num_dst());
-    return all;
-  }
-  const Partition src = Partition::balanced(whole.num_src(), shard.num_ranks());
-  const Partition dst = Partition::balanced(whole.num_dst(), shard.num_ranks());
-  return make_rank_graph(*shard.ranks, whole, src, dst, shard.exchange, device);
-}
-
-/// This rank's positions of a sequence, and those within the window of them.
-RowExchange make_window(int64_t num_nodes, int64_t window, const ModelShard& shard, Device device) {
-  const Range own = shard.rows_of(num_nodes);
-  if (shard.num_ranks() == 1 || shard.by_heads()) return RowExchange::local(own.size());
-  const int64_t begin = window < 0 ? 0 : std::max<int64_t>(0, own.begin - window);
-  const int64_t end = window < 0 ? num_nodes : std::min(num_nodes, own.end + window);
-  std::vector<int64_t> needed(size_t(end - begin));
-  std::iota(needed.begin(), needed.end(), begin);
-  return RowExchange::make(*shard.ranks, Partition::balanced(num_nodes, shard.num_ranks()), needed, shard.exchange,
-                           device);
-}
-
 /// Rows of a node set, or the edges that end in them, that this rank owns; none if it owns all.
 std::optional<Range> own_nodes(const NodeSet& nodes, const ModelShard& shard) {
   if (shard.num_ranks() == 1) return {};
@@ -58,9 +23,51 @@ std::optional<Range> own_edges(const GraphData& graph, const EdgeSet& edges, con
   const std::optional<Range> dst = own_nodes(graph.node_set(edges.dst), shard);
   if (!dst || shard.by_heads()) return {};
   const auto first = [&](int64_t node) {
-    return std::lower_bound(edges.dst_of.begin(), edges.dst_of.end(), int32_t(node)) - edges.dst_of.begin();
+    return edges.rows().begin + std::lower_bound(edges.dst_of.begin(), edges.dst_of.end(), int32_t(node)) -
+           edges.dst_of.begin();
   };
   return Range{first(dst->begin), first(dst->end)};
+}
+
+/// Where the edges begin that end in each of a range of nodes, counted from the first of them.
+std::vector<int64_t> destination_pointers(std::span<const int32_t> dst_of, Range nodes) {
+  std::vector<int64_t> dst_ptr(size_t(nodes.size() + 1), 0);
+  for (const int32_t dst : dst_of) ++dst_ptr[size_t(dst - nodes.begin) + 1];
+  for (size_t i = 1; i < dst_ptr.size(); ++i) dst_ptr[i] += dst_ptr[i - 1];
+  return dst_ptr;
+}
+
+/// This rank's part of an edge set; with head sharding all of it.
+RankGraph make_part(const GraphData& data, const EdgeSet& edges, const ModelShard& shard, Device device) {
+  const int64_t num_src = data.node_set(edges.src).size(), num_dst = data.node_set(edges.dst).size();
+  if (const std::optional<Range> own = own_edges(data, edges, shard)) {
+    const Partition src = Partition::balanced(num_src, shard.num_ranks());
+    const Partition dst = Partition::balanced(num_dst, shard.num_ranks());
+    const auto of_rank = [&](const std::vector<int32_t>& ends) {
+      return std::span(ends).subspan(size_t(own->begin - edges.rows().begin), size_t(own->size()));
+    };
+    return make_rank_graph(*shard.ranks, src, dst, destination_pointers(of_rank(edges.dst_of), shard.rows_of(num_dst)),
+                           of_rank(edges.src_of), own->begin, shard.exchange, device);
+  }
+  RankGraph all = make_rank_graph(
+      Graph::from_sorted(num_src, num_dst, destination_pointers(edges.dst_of, {0, num_dst}), edges.src_of));
+  if (shard.by_heads()) {
+    all.sources = RowExchange::local(shard.rows_of(num_src).size());
+    all.dst = shard.rows_of(num_dst);
+  }
+  return all;
+}
+
+/// This rank's positions of a sequence, and those within the window of them.
+RowExchange make_window(int64_t num_nodes, int64_t window, const ModelShard& shard, Device device) {
+  const Range own = shard.rows_of(num_nodes);
+  if (shard.num_ranks() == 1 || shard.by_heads()) return RowExchange::local(own.size());
+  const int64_t begin = window < 0 ? 0 : std::max<int64_t>(0, own.begin - window);
+  const int64_t end = window < 0 ? num_nodes : std::min(num_nodes, own.end + window);
+  std::vector<int64_t> needed(size_t(end - begin));
+  std::iota(needed.begin(), needed.end(), begin);
+  return RowExchange::make(*shard.ranks, Partition::balanced(num_nodes, shard.num_ranks()), needed, shard.exchange,
+                           device);
 }
 
 /// Null with edge sharding.

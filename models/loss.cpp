@@ -91,7 +91,7 @@ std::vector<double> variable_scaling(const LossConfig& config, const VariableTab
   return weights;
 }
 
-std::vector<double> node_scaling(std::span<const double> areas, std::span<const uint8_t> mask) {
+std::vector<double> node_scaling(std::span<const double> areas, std::span<const uint8_t> mask, Communicator* ranks) {
   BOREAS_CHECK(mask.empty() || mask.size() == areas.size(), invalid_argument,
                "the output mask has {} values but there are {} nodes", mask.size(), areas.size());
   std::vector<double> weights(areas.begin(), areas.end());
@@ -100,7 +100,8 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
                  "node {} has area {}; expected at least 0", n, weights[n]);
     if (!mask.empty() && mask[n] == 0) weights[n] = 0;
   }
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  if (ranks && ranks->size() > 1) ranks->sum_values({&total, 1});
   BOREAS_CHECK(total > 0, invalid_argument, "the areas of the {} nodes that count sum to {}; the loss would be empty",
                weights.size(), total);
   for (double& weight : weights) weight /= total;
@@ -109,10 +110,9 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 
 Loss::Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
            std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-           std::span<const uint8_t> output_mask, Range rows, Communicator* ranks)
+           std::span<const uint8_t> output_mask, Communicator* ranks)
     : score_(config.score), crps_alpha_(config.crps_alpha), ignore_nans_(config.ignore_nans), ranks_(ranks) {
-  std::vector<double> nodes = node_scaling(areas, output_mask);
-  if (rows.size() > 0) nodes = {nodes.begin() + rows.begin, nodes.begin() + rows.end};
+  const std::vector<double> nodes = node_scaling(areas, output_mask, ranks);
   const std::vector<double> scaling = variable_scaling(config, variables, statistics);
   std::vector<double> columns;
   for (int64_t t = 0; t < num_output_steps; ++t)

@@ -83,8 +83,10 @@ std::vector<double> variable_scaling(const LossConfig& config, const VariableTab
                                      const VariableStatistics& statistics);
 
 /// areas / sum(areas), zero where `mask` (N values or empty) is 0: nodes that a limited-area model does not predict.
-/// Throws invalid_argument: an area that is negative or not finite, or no area left.
-std::vector<double> node_scaling(std::span<const double> areas, std::span<const uint8_t> mask = {});
+/// `ranks`: those that share the nodes, of which each gives its own; the sum is over all. Throws invalid_argument: an
+/// area that is negative or not finite, or no area left.
+std::vector<double> node_scaling(std::span<const double> areas, std::span<const uint8_t> mask = {},
+                                 Communicator* ranks = nullptr);
 
 /// The loss of T_o output steps at once:
 ///
@@ -93,9 +95,9 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 /// The mean over variables is not weighted: the magnitude depends on the weights and on V_o. rmse is the root of that
 /// sum.
 ///
-/// `rows`: the nodes that this rank has, all if empty. node_weight still sums to 1 over all nodes, so that the losses
-/// of the ranks that share a sample add up to the loss; of rmse the first rank has all. `ranks`: those ranks, which
-/// rmse needs: they call it together.
+/// `ranks`: those that share a sample, null for one; they make this together. `areas` and `output_mask` are then of
+/// this rank's nodes. node_weight sums to 1 over the nodes of all, so that the losses of these ranks add up to the
+/// loss; of rmse the first rank has all, and they compute it together.
 ///
 /// Shapes   prediction, d_prediction: [items * members * N, T_o * V_o], item outermost, columns time-major
 ///          target: [items * N, T_o * V_o]; members > 1 only for crps   loss: 1 value, or one for each column
@@ -104,7 +106,7 @@ class Loss {
  public:
   Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
        std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-       std::span<const uint8_t> output_mask = {}, Range rows = {}, Communicator* ranks = nullptr);
+       std::span<const uint8_t> output_mask = {}, Communicator* ranks = nullptr);
 
   struct Call {
     Tensor prediction, target;

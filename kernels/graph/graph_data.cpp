@@ -59,12 +59,13 @@ void check_finite(std::span<const double> values, const std::string& what) {
 }
 
 void validate(const NodeSet& set) {
-  const int64_t n = set.size();
-  BOREAS_CHECK(n <= std::numeric_limits<int32_t>::max(), corrupt_data,
-               "graph: node set {} has {} nodes; node numbers are 32-bit, so at most {} are possible", set.name, n,
-               std::numeric_limits<int32_t>::max());
-  BOREAS_CHECK(int64_t(set.longitudes.size()) == n, corrupt_data,
-               "graph: node set {} has {} latitudes but {} longitudes", set.name, n, set.longitudes.size());
+  const int64_t n = set.rows().size();
+  BOREAS_CHECK(set.size() <= std::numeric_limits<int32_t>::max(), corrupt_data,
+               "graph: node set {} has {} nodes; node numbers are 32-bit, so at most {} are possible", set.name,
+               set.size(), std::numeric_limits<int32_t>::max());
+  BOREAS_CHECK(int64_t(set.latitudes.size()) == n && int64_t(set.longitudes.size()) == n, corrupt_data,
+               "graph: node set {} has {} latitudes but {} longitudes", set.name, set.latitudes.size(),
+               set.longitudes.size());
   check_finite(set.latitudes, "latitudes of node set " + set.name);
   check_finite(set.longitudes, "longitudes of node set " + set.name);
   for (const auto& [name, values] : set.attributes) {
@@ -76,9 +77,9 @@ void validate(const NodeSet& set) {
 
 void validate(const EdgeSet& set, int64_t num_src, int64_t num_dst) {
   const std::string name = set.src + " -> " + set.dst;
-  const int64_t m = set.size();
-  BOREAS_CHECK(int64_t(set.dst_of.size()) == m, corrupt_data, "graph: edges {} have {} sources but {} destinations",
-               name, m, set.dst_of.size());
+  const int64_t m = set.rows().size();
+  BOREAS_CHECK(int64_t(set.src_of.size()) == m && int64_t(set.dst_of.size()) == m, corrupt_data,
+               "graph: edges {} have {} sources but {} destinations", name, set.src_of.size(), set.dst_of.size());
   for (int64_t e = 0; e < m; ++e) {
     BOREAS_CHECK(set.src_of[e] >= 0 && set.src_of[e] < num_src, corrupt_data,
                  "graph: edge {} of {} starts at node {}, but {} has {} nodes", e, name, set.src_of[e], set.src,
@@ -123,6 +124,7 @@ const EdgeSet& GraphData::edge_set(std::string_view src, std::string_view dst) c
 }
 
 std::string GraphData::hash() const {
+  if (is_part()) return stated_hash;
   Hash hash;
   hash.add(nodes.size());
   for (const NodeSet& set : nodes) {

@@ -4,19 +4,30 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kernels/core/tensor.h"
+
 namespace boreas {
+
+/// The rows of a set that a rank has, where it has not all.
+struct GraphRows {
+  Range rows;
+  int64_t num_rows = 0;  ///< of the whole set
+};
 
 /// A set of points on the sphere.
 struct NodeSet {
   std::string name;
   std::vector<double> latitudes, longitudes;              ///< radians
   std::map<std::string, std::vector<double>> attributes;  ///< one value for each node, such as `area_weight`
+  std::optional<GraphRows> part = {};                     ///< the nodes that these are; all by default
 
-  int64_t size() const { return int64_t(latitudes.size()); }
+  int64_t size() const { return part ? part->num_rows : int64_t(latitudes.size()); }  ///< of the whole set
+  Range rows() const { return part ? part->rows : Range{0, size()}; }
 };
 
 /// Directed edges `src_of[m]` -> `dst_of[m]` from one node set to another, sorted by destination, then source.
@@ -26,21 +37,26 @@ struct EdgeSet {
   std::vector<std::string> attribute_names;  ///< in column order
   std::vector<int> attribute_widths;         ///< columns of each attribute
   std::vector<double> attributes;            ///< [M, attribute_width()], row-major, normalised
+  std::optional<GraphRows> part = {};        ///< the edges that these are; all by default. Nodes keep their numbers
 
-  int64_t size() const { return int64_t(src_of.size()); }
+  int64_t size() const { return part ? part->num_rows : int64_t(src_of.size()); }  ///< of the whole set
+  Range rows() const { return part ? part->rows : Range{0, size()}; }
   int attribute_width() const;
 };
 
 struct GraphData {
   std::vector<NodeSet> nodes;
   std::vector<EdgeSet> edges;
+  std::string stated_hash = {};  ///< that of the whole graph, where this is a part of it
+
+  bool is_part() const { return !stated_hash.empty(); }
 
   const NodeSet& node_set(std::string_view name) const;                         ///< throws config, lists the names
   const EdgeSet& edge_set(std::string_view src, std::string_view dst) const;    ///< throws config, lists the names
   const EdgeSet* find_edges(std::string_view src, std::string_view dst) const;  ///< null if there are none
 
   /// Content hash, 16 hexadecimal digits: equal names, coordinates, edges and attributes give equal hashes on every run
-  /// and machine. Guards against mix-ups, not against forgery.
+  /// and machine. Guards against mix-ups, not against forgery. Of a part: the stated hash of the whole.
   std::string hash() const;
 
   /// Throws corrupt_data naming the first inconsistency: sizes that disagree, an unknown node set, a node number out of

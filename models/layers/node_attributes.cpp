@@ -23,8 +23,9 @@ NodeAttributes::NodeAttributes(ParameterStore& store, const NodeSet& nodes, int6
   const Range own = rows.value_or(Range{0, nodes.size()});
   const int64_t n = own.size();
   std::vector<double> values(size_t(4 * n));
+  const int64_t first = own.begin - nodes.rows().begin;
   for (int64_t i = 0; i < n; ++i) {
-    const double latitude = nodes.latitudes[size_t(own.begin + i)], longitude = nodes.longitudes[size_t(own.begin + i)];
+    const double latitude = nodes.latitudes[size_t(first + i)], longitude = nodes.longitudes[size_t(first + i)];
     double* row = &values[size_t(4 * i)];
     row[0] = std::sin(latitude);
     row[1] = std::sin(longitude);
@@ -69,8 +70,9 @@ EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provide
   storage_ = Buffer::on(store.device(), std::max<int64_t>(1, own.size() * stride) * size_of(store.dtype()), "graph");
   const Tensor rows = storage_.tensor(store.dtype(), {own.size(), stride});
   std::vector<double> padded(size_t(rows.size()), 0);
+  const int64_t first = own.begin - edges.rows().begin;
   for (int64_t m = 0; m < own.size(); ++m)
-    std::copy_n(edges.attributes.begin() + (own.begin + m) * width, width, padded.begin() + m * stride);
+    std::copy_n(edges.attributes.begin() + (first + m) * width, width, padded.begin() + m * stride);
   fill_from_host(rows, padded);
   fixed_ = rows.columns({0, width});
   if (num_trainable > 0)

@@ -15,7 +15,7 @@ namespace boreas {
 /// t])
 class NodeAttributes {
  public:
-  /// `rows`: those of this rank; all by default.
+  /// `rows`: those of this rank, which the set must have; all by default.
   NodeAttributes(ParameterStore& store, const NodeSet& nodes, int64_t num_trainable, std::optional<Range> rows = {});
 
   int64_t num_nodes() const { return latlons_.rows(); }

@@ -269,6 +269,30 @@ TEST(TrainingRanks, ShardsPassInSlabs) {
   for (size_t i = 0; i < whole.size(); ++i) ASSERT_EQ(whole[i], double(i));
 }
 
+TEST(TrainingRanks, NoRankHasTheWholeGraph) {
+  const SharedFolder folder;
+  RunConfig config = folder.config("parts");
+  config.training.max_steps = 1;
+  train_on(world().size(), config);  // makes the graph
+  on_ranks(world().size(), 0, [&](const ProcessGrid& ranks) {
+    const DatasetReader reader = DatasetReader::open(config.data.dataset);
+    const GraphShare share = graph_share(config, *ranks.model);
+    const ModelSetup whole = make_setup(config, reader);
+    for (const ModelSetup& part : {make_setup(config, reader, GraphCache::read_only, share),
+                                   load_setup(step_checkpoint(config.output, 1), share)}) {
+      EXPECT_EQ(part.graph.hash(), whole.graph.hash());
+      EXPECT_EQ(part.graph.is_part(), world().size() > 1);
+      for (size_t i = 0; i < whole.graph.edges.size(); ++i) {
+        double num_edges = double(part.graph.edges[i].src_of.size());
+        EXPECT_LE(num_edges, 1.6 * double(whole.graph.edges[i].size()) / world().size() + 100);
+        ranks.world->sum_values({&num_edges, 1});
+        EXPECT_EQ(num_edges, double(whole.graph.edges[i].size()));
+      }
+      EXPECT_EQ(int64_t(part.graph.nodes[0].latitudes.size()), part.graph.nodes[0].rows().size());
+    }
+  });
+}
+
 TEST(TrainingRanks, MemoryIsDividedAndABudgetHoldsOnAll) {
   const SharedFolder folder;
   RunConfig config = folder.config("budget");

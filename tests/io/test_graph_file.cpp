@@ -67,6 +67,64 @@ TEST(GraphFile, LivesInAGroupOfACheckpoint) {
   BOREAS_EXPECT_ERROR(load_graph(file, ""), invalid_argument, "has no attribute 'hash'");
 }
 
+TEST(GraphFile, PartsTogetherAreTheWhole) {
+  test::TemporaryFolder folder;
+  GraphData graph;
+  graph.nodes.push_back({"data", {}, {}, {{"area_weight", {}}}});
+  graph.nodes.push_back({"hidden", {0.1, 0.2, 0.3, 0.4}, {1, 2, 3, 4}, {}});
+  for (int i = 0; i < 11; ++i) {
+    graph.nodes[0].latitudes.push_back(0.1 * i);
+    graph.nodes[0].longitudes.push_back(0.2 * i);
+    graph.nodes[0].attributes["area_weight"].push_back(i + 1);
+  }
+  // Hidden nodes 0 and 2 have no edges; all edges of node 3 stand last.
+  graph.edges.push_back({"data", "hidden", {0, 4, 10, 2, 3}, {1, 1, 1, 3, 3}, {"edge_length"}, {1}, {1, 2, 3, 4, 5}});
+  graph.edges.push_back({"hidden", "data", {}, {}, {"edge_length", "edge_dirs"}, {1, 2}, {}});
+  for (int i = 0; i < 11; ++i)
+    for (int k = 0; k < i % 3; ++k) {
+      graph.edges[1].src_of.push_back(k);
+      graph.edges[1].dst_of.push_back(i);
+      for (int c = 0; c < 3; ++c) graph.edges[1].attributes.push_back(100 * i + 10 * k + c);
+    }
+  save_graph(folder / "graph.h5", graph);
+  const Hdf5File file = Hdf5File::open(folder / "graph.h5");
+  for (const int64_t count : {1, 2, 3, 4, 11, 13}) {
+    GraphData together = graph;
+    for (NodeSet& nodes : together.nodes) nodes = {nodes.name, {}, {}, {}};
+    for (EdgeSet& edges : together.edges) edges.src_of.clear(), edges.dst_of.clear(), edges.attributes.clear();
+    const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    for (int64_t index = 0; index < count; ++index) {
+      const GraphData part = load_graph(file, "", {index, count});
+      EXPECT_EQ(part.hash(), graph.hash());
+      EXPECT_EQ(part.is_part(), count > 1);
+      for (size_t i = 0; i < part.nodes.size(); ++i) {
+        EXPECT_EQ(part.nodes[i].size(), graph.nodes[i].size());
+        EXPECT_EQ(part.nodes[i].rows().begin, int64_t(together.nodes[i].latitudes.size()));
+        append(together.nodes[i].latitudes, part.nodes[i].latitudes);
+        append(together.nodes[i].longitudes, part.nodes[i].longitudes);
+        for (const auto& [name, values] : part.nodes[i].attributes) append(together.nodes[i].attributes[name], values);
+      }
+      for (size_t i = 0; i < part.edges.size(); ++i) {
+        const Range dst = part.node_set(part.edges[i].dst).rows();
+        for (const int32_t node : part.edges[i].dst_of) EXPECT_TRUE(node >= dst.begin && node < dst.end);
+        EXPECT_EQ(part.edges[i].size(), graph.edges[i].size());
+        EXPECT_EQ(part.edges[i].rows().begin, int64_t(together.edges[i].src_of.size()));
+        append(together.edges[i].src_of, part.edges[i].src_of);
+        append(together.edges[i].dst_of, part.edges[i].dst_of);
+        append(together.edges[i].attributes, part.edges[i].attributes);
+      }
+    }
+    expect_equal(together, graph);
+  }
+
+  Hdf5File copy = Hdf5File::create(folder / "copy.h5");
+  copy.copy_from(file, "", "a/graph");
+  copy.commit();
+  expect_equal(load_graph(Hdf5File::open(folder / "copy.h5"), "a/graph"), graph);
+  Hdf5File again = Hdf5File::create(folder / "again.h5");
+  BOREAS_EXPECT_ERROR(again.copy_from(file, "nothing", "graph"), io, "graph.h5");
+}
+
 TEST(GraphFile, RefusesWhatDoesNotFitItsHashOrItself) {
   test::TemporaryFolder folder;
   const auto save_as = [&](const GraphData& graph, const std::string& hash) {
