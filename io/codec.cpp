@@ -11,6 +11,7 @@
 #include <memory>
 #include <numeric>
 
+#include "io/scratch.h"
 #include "kernels/core/error.h"
 
 namespace boreas {
@@ -373,26 +374,27 @@ int64_t BloscFrame::decode(int64_t first, int64_t count, std::span<std::byte> ou
   const int64_t table_end = kBloscHeader + 4 * count;
   int64_t frame_size = table_end;
   for (const int64_t j : order) frame_size += ends_[size_t(j)] - starts_[size_t(j)];
-  const auto frame = std::make_unique_for_overwrite<std::byte[]>(size_t(frame_size));
+  const Scratch memory(frame_size);
+  std::byte* const frame = memory.data();
 
   int64_t at = table_end;
   for (size_t k = 0; k < order.size();) {
     const int64_t from = starts_[size_t(order[k])];
     int64_t to = from;
     for (; k < order.size() && starts_[size_t(order[k])] == to; ++k) {
-      store(frame.get() + kBloscHeader + 4 * (order[k] - first), int32_t(at + to - from));
+      store(frame + kBloscHeader + 4 * (order[k] - first), int32_t(at + to - from));
       to = ends_[size_t(order[k])];
     }
-    blob_.read(from, {frame.get() + at, size_t(to - from)});
+    blob_.read(from, {frame + at, size_t(to - from)});
     at += to - from;
   }
 
-  std::copy_n(header_, kBloscHeader, frame.get());
-  store(frame.get() + 4, uint32_t(end - begin));
-  store(frame.get() + 12, uint32_t(frame_size));
+  std::copy_n(header_, kBloscHeader, frame);
+  store(frame + 4, uint32_t(end - begin));
+  store(frame + 12, uint32_t(frame_size));
   if (end - begin < block_size_) {
     // The short last block, alone: c-blosc wants blocks no longer than the frame. Short blocks are never split.
-    store(frame.get() + 8, uint32_t(end - begin));
+    store(frame + 8, uint32_t(end - begin));
     frame[2] |= std::byte{kNotSplit};
   }
 
@@ -400,13 +402,13 @@ int64_t BloscFrame::decode(int64_t first, int64_t count, std::span<std::byte> ou
   const int64_t type_size = uint8_t(header_[3]);
   const bool may_split = (uint8_t(header_[2]) & kNotSplit) == 0 && type_size <= 16 && block_size_ / type_size >= 128;
   for (int64_t j = first; j < first + count; ++j) {
-    const int64_t block = load<int32_t>(frame.get() + kBloscHeader + 4 * (j - first));
+    const int64_t block = load<int32_t>(frame + kBloscHeader + 4 * (j - first));
     const int64_t length = ends_[size_t(j)] - starts_[size_t(j)];
     const bool is_short = size_ - j * block_size_ < block_size_;
     const int64_t num_streams = may_split && !is_short ? type_size : 1;
     int64_t used = 0;
     for (int64_t stream = 0; stream < num_streams; ++stream) {
-      const int64_t stream_size = used + 4 <= length ? load<int32_t>(frame.get() + block + used) : 0;
+      const int64_t stream_size = used + 4 <= length ? load<int32_t>(frame + block + used) : 0;
       used += 4;
       BOREAS_CHECK(stream_size > 0 && stream_size <= length - used, corrupt_data,
                    "{}: stream {} of blosc block {}, at byte {}, claims {} bytes, its block has {} left", where_,
@@ -415,7 +417,7 @@ int64_t BloscFrame::decode(int64_t first, int64_t count, std::span<std::byte> ou
     }
   }
 
-  const int decoded = blosc_decompress_ctx(frame.get(), out.data(), out.size(), 1);
+  const int decoded = blosc_decompress_ctx(frame, out.data(), out.size(), 1);
   BOREAS_CHECK(decoded == int(out.size()), corrupt_data,
                "{}: blosc blocks {} to {}, at byte {}, decode to {} bytes, expected {}: their bytes are damaged",
                where_, first, first + count - 1, starts_[size_t(first)], decoded, out.size());

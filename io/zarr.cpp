@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "io/scratch.h"
 #include "io/zarr_metadata.h"
 #include "kernels/core/error.h"
 
@@ -234,9 +235,9 @@ void read_blocks(Job& job, const Runs& runs, std::byte* out, int64_t size, int64
     if (group.place) {
       decode(group.first, group.count, std::span(group.place, size_t(length)));
     } else {
-      const auto buffer = std::make_unique_for_overwrite<std::byte[]>(size_t(length));
-      decode(group.first, group.count, std::span(buffer.get(), size_t(length)));
-      runs.scatter(begin, {buffer.get(), size_t(length)}, out);
+      const Scratch buffer(length);
+      decode(group.first, group.count, std::span(buffer.data(), size_t(length)));
+      runs.scatter(begin, {buffer.data(), size_t(length)}, out);
     }
     job.blocks_decoded += group.count;
     job.bytes_decoded += length;
@@ -367,14 +368,14 @@ void read_chunk(Job& job, const ZarrPipeline& pipeline, Blob blob, std::vector<i
     decode(compressor, encoded, {out, size_t(size)}, where);
     return;
   }
-  const auto decoded = std::make_unique_for_overwrite<std::byte[]>(size_t(decoded_size));
-  decode(compressor, encoded, {decoded.get(), size_t(decoded_size)}, where);
+  const Scratch decoded(decoded_size);
+  decode(compressor, encoded, {decoded.data(), size_t(decoded_size)}, where);
   int64_t checked_size = decoded_size;
   for (size_t k = num_codecs - 1; k-- > 0; checked_size -= 4) {
-    const std::span wrapped(decoded.get(), size_t(checked_size));
+    const std::span wrapped(decoded.data(), size_t(checked_size));
     decode(pipeline.codecs[k], wrapped, wrapped.first(size_t(checked_size - 4)), where);
   }
-  runs.scatter(0, {decoded.get(), size_t(size)}, out);
+  runs.scatter(0, {decoded.data(), size_t(size)}, out);
 }
 
 // The chunks of a grid that meet a box.
