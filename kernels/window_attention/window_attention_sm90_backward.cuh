@@ -103,7 +103,7 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
   constexpr bool kByKeys = C::kByKeys;
   const Band& band = params.band;
   const Lane lane;
-  Cursor<C::kStages> passing{memory.passing, lane.first_of_warp};
+  Cursor<C::kStages> passing{memory.passing};
   float s[kStep / 2], d[kStep / 2], sum1[kD / 2], sum2[kByKeys ? kD / 2 : 1];
   uint32_t p[kByKeys ? kStep / 4 : 1], ds[kStep / 4];
   float log2_sum[2], mean[2];                                     // of this thread's rows, by queries
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const BackwardMemory<C> memory(aligned_shared_memory());
   if (threadIdx.x == 0) {
     memory.owned.init(C::kGroups);
-    memory.passing.init(4 * C::kGroups);
+    memory.passing.init(128 * C::kGroups);
     publish_barriers();
   }
   __syncthreads();

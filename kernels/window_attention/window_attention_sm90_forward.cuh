@@ -136,7 +136,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
   constexpr int kD = C::kHeadSize, kKeys = C::kKeys;
   const Band& band = params.band;
   const Lane lane;
-  Cursor<C::kStages> k{memory.k, lane.first_of_warp}, v{memory.v, lane.first_of_warp};
+  Cursor<C::kStages> k{memory.k}, v{memory.v};
   float s[kKeys / 2], o[kD / 2];
   uint32_t p[kKeys / 4];
   SoftmaxRows rows;
@@ -292,8 +292,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const ForwardMemory<C> memory(aligned_shared_memory());
   if (threadIdx.x == 0) {
     memory.queries.init(C::kGroups);
-    memory.k.init(4 * C::kGroups);
-    memory.v.init(4 * C::kGroups);
+    memory.k.init(128 * C::kGroups);
+    memory.v.init(128 * C::kGroups);
     publish_barriers();
   }
   __syncthreads();

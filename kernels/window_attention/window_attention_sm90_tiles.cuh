@@ -32,7 +32,6 @@ __device__ inline float sum_of_row(float x) {
 /// of every eight.
 struct Lane {
   int thread = threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4, column = 2 * (thread % 4);
-  bool first_of_warp = thread % 32 == 0;
 };
 
 /// A tile of rows of one head, as panels of columns.
@@ -81,6 +80,7 @@ struct TileLayout {
   /// Writes the fragment of a [64, kHeadSize] product, times a factor for either row, as a tile of 64 rows.
   __device__ static void write(uint32_t tile, const float (&d)[kHeadSize / 2], const Lane& lane,
                                const float (&factor)[2]) {
+    __syncwarp();  // other lanes may have read these rows
 #pragma unroll
     for (int r = 0; r < 2; ++r)
 #pragma unroll
@@ -116,11 +116,11 @@ struct Ring {
   __device__ void release(int use) const { arrive(empty(use)); }
 };
 
-/// A consumer warp's place in a ring. It releases all stages, also those it has no use for.
+/// A consumer's place in a ring. It releases all stages, also those it has no use for; all lanes of its warps do, each
+/// for what it has read (one for its warp, after a warp barrier, takes as long, and racecheck cannot follow it).
 template <int kStages>
 struct Cursor {
   const Ring<kStages>& ring;
-  bool releases;  // one thread of the warp
   int use = 0;
 
   /// Passes over the uses before `wanted`, and waits for that.
@@ -130,14 +130,13 @@ struct Cursor {
   }
   /// Done with the use waited for.
   __device__ void release() {
-    if (releases) ring.release(use);
+    ring.release(use);
     ++use;
   }
   /// A release before the fill would count for the use before, so this waits too.
   __device__ void skip(int end) {
     while (use < end) {
       ring.wait(use);
-      __syncwarp();
       release();
     }
   }
