@@ -81,7 +81,10 @@ function(boreas_print_features)
   else()
     message(STATUS "  CUDA backend          no  (-DBOREAS_CUDA=ON, CUDA toolkit)")
   endif()
-  foreach(row "NetCDF|NetCDF in and out|libnetcdf-dev" "EcCodes|GRIB in             |libeccodes-dev" "PNG|maps                |libpng-dev"
+  if(BOREAS_CUDA)
+    set(cuda_row "Cudnn|attention by cuDNN  |cuDNN 9.14 and cudnn-frontend, -DCudnn_FRONTEND_INCLUDE_DIR")
+  endif()
+  foreach(row ${cuda_row} "NetCDF|NetCDF in and out|libnetcdf-dev" "EcCodes|GRIB in             |libeccodes-dev" "PNG|maps                |libpng-dev"
               "Minizip|datasets in zip     |libminizip-dev" "MPI_C|several ranks       |libopenmpi-dev")
     string(REPLACE "|" ";" row "${row}")
     list(GET row 0 package)

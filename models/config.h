@@ -82,7 +82,8 @@ struct ProcessorConfig {
     visit("num_layers", num_layers, "", "number of blocks");
     visit("window", window, "nodes", "transformer: attend to nodes at most this far in node order; -1: to all");
     visit("attention_kernel", attention_kernel, "",
-          "transformer on a GPU: automatic, or one of the kernels that there are: hopper, tensor_cores, generic");
+          "transformer on a GPU: automatic, or one of the kernels that there are: hopper, tensor_cores, generic, "
+          "cudnn");
     visit("qk_norm", qk_norm, "", "overrides model.qk_norm in the processor");
   }
 };

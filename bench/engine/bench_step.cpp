@@ -412,7 +412,7 @@ int main(int argc, char** argv) try {
   app.add_option("--steps", options.steps, "measured");
   app.add_option("--warmup", options.warmup, "before them");
   app.add_option("--attention", options.attention,
-                 "kernel of windowed attention: automatic, hopper, tensor_cores, generic");
+                 "kernel of windowed attention: automatic, hopper, tensor_cores, generic, cudnn");
   app.add_option("--out", options.out, "JSON file for the results");
   app.add_flag("--plan", options.plan, "memory that a GPU would need; computes nothing");
   app.add_flag("--trace", options.trace, "a table of operations by time");

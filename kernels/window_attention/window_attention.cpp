@@ -55,6 +55,7 @@ int64_t WindowAttentionBackward::scratch_bytes() const {
   if (!q.device().is_cuda()) return cpu::scratch_bytes(*this);
   ScratchPieces pieces;
   cuda::RowTerms(pieces, *this);
+  if (kernel == WindowAttentionKernel::cudnn) pieces.take<char>(cuda::cudnn_workspace_bytes(*this));
   return pieces.bytes();
 }
 

@@ -11,12 +11,13 @@
 namespace boreas {
 
 /// Which CUDA kernels compute. `automatic` takes the first of hopper, tensor_cores, generic that supports the case;
-/// the CPU has one version and ignores it.
+/// cudnn is for comparison and taken only by name. The CPU has one version and ignores this.
 enum class WindowAttentionKernel : uint8_t {
   automatic,
   hopper,        ///< wgmma and TMA: compute capability 9.0
   tensor_cores,  ///< mma.sync: bf16, head sizes up to 128
   generic,       ///< f32 or bf16, head sizes up to 256
+  cudnn,         ///< the library, in builds that have it: bf16, head sizes up to 128
 };
 template <>
 struct EnumNames<WindowAttentionKernel> {
@@ -25,6 +26,7 @@ struct EnumNames<WindowAttentionKernel> {
       std::pair{WindowAttentionKernel::hopper, std::string_view("hopper")},
       std::pair{WindowAttentionKernel::tensor_cores, std::string_view("tensor_cores")},
       std::pair{WindowAttentionKernel::generic, std::string_view("generic")},
+      std::pair{WindowAttentionKernel::cudnn, std::string_view("cudnn")},
   };
 };
 

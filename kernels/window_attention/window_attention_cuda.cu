@@ -33,6 +33,10 @@ constexpr WindowAttentionVersion<Op> kVersions[] = {
     {WindowAttentionKernel::hopper, window_attention_supported_sm90, window_attention_sm90},
     {WindowAttentionKernel::tensor_cores, window_attention_supported_tensor_cores, window_attention_tensor_cores},
     {WindowAttentionKernel::generic, generic_supports<Op>, generic},
+#ifdef BOREAS_WITH_CUDNN
+    // Last, and with nothing that others do not support: never the first choice.
+    {WindowAttentionKernel::cudnn, window_attention_supported_tensor_cores, window_attention_cudnn},
+#endif
 };
 
 /// The version that is demanded, or the first that supports the op.
@@ -41,6 +45,12 @@ const WindowAttentionVersion<Op>& version_for(const Op& op) {
   for (const auto& version : kVersions<Op>)
     if ((op.kernel == WindowAttentionKernel::automatic || op.kernel == version.kernel) && version.supports(op))
       return version;
+#ifndef BOREAS_WITH_CUDNN
+  BOREAS_CHECK(op.kernel != WindowAttentionKernel::cudnn, unsupported,
+               "{}: no cudnn kernel in this build: install cuDNN 9.14 or later and the headers of cudnn-frontend, and "
+               "configure with -DCudnn_FRONTEND_INCLUDE_DIR=<their folder>",
+               Op::name);
+#endif
   const std::string kernel(to_string(op.kernel));
   BOREAS_FAIL(unsupported, "{}: no {} kernel on this device for {} with heads of {} channels", Op::name,
               op.kernel == WindowAttentionKernel::automatic ? "CUDA" : kernel, to_string(op.q), head_size_of(op));

@@ -42,6 +42,18 @@ struct RowTerms {
         mean(pieces.take<float>(op.num_heads * padded_length)) {}
 };
 
+/// By cuDNN, in builds that have it.
+void window_attention_cudnn(Context&, const WindowAttentionForward&, Tensor scratch);
+void window_attention_cudnn(Context&, const WindowAttentionBackward&, Tensor scratch);
+
+/// An upper bound, beyond the row terms, of the scratch memory that cuDNN asks for in backward of one head, known
+/// without a GPU: dS of all pairs in bf16, which is how it avoids atomics on Hopper; D of all rows in f32; and a little
+/// for what else it may keep. (In forward it computes in the room that a context has for libraries.)
+inline int64_t cudnn_workspace_bytes(const WindowAttentionBackward& op) {
+  const int64_t padded = (op.q.rows() + 127) / 128 * 128;
+  return 2 * padded * padded + 4 * padded + (int64_t{1} << 20);
+}
+
 template <class Op>
 int64_t head_size_of(const Op& op) {
   return op.q.cols() / op.num_heads;

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@ namespace boreas::test {
 namespace {
 
 using Kernel = WindowAttentionKernel;
-constexpr Kernel kKernels[] = {Kernel::automatic, Kernel::hopper, Kernel::tensor_cores, Kernel::generic};
+constexpr Kernel kKernels[] = {Kernel::automatic, Kernel::hopper, Kernel::tensor_cores, Kernel::generic, Kernel::cudnn};
 
 using namespace window_attention;
 
@@ -89,17 +90,18 @@ bool run_both(Context& ctx, const Tensors& t, const Case& c, Kernel kernel) {
 }
 
 bool must_support(Kernel kernel, DType dtype, const Case& c, Layout layout) {
-  if (kernel == Kernel::hopper) return false;  // depends on the device
+  if (kernel == Kernel::hopper || kernel == Kernel::cudnn) return false;  // depends on the device and the build
   if (kernel != Kernel::tensor_cores) return c.head_size <= 256;
   return dtype == DType::bf16 && c.head_size % 8 == 0 && c.head_size <= 128 && layout != Layout::unaligned;
 }
 
-void expect_gpu_parity(DType dtype, const Case& c, std::initializer_list<Layout> layouts) {
+void expect_gpu_parity(DType dtype, const Case& c, std::initializer_list<Layout> layouts,
+                       std::span<const Kernel> kernels = kKernels) {
   SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << c);
   Workspace w(c.length + c.window + c.head_size);
   const Tensors host = host_tensors(w, dtype, c), exact = exact_tensors(w, host, c);
   for (const Layout layout : layouts)
-    for (const Kernel kernel : kKernels) {
+    for (const Kernel kernel : kernels) {
       SCOPED_TRACE(testing::Message() << "kernel " << to_string(kernel) << ", layout " << int(layout));
       GpuWorkspace gpu;
       const OnGpu device(gpu, w, host, layout);
@@ -114,8 +116,28 @@ void expect_gpu_parity(DType dtype, const Case& c, std::initializer_list<Layout>
 
 TEST(WindowAttentionCuda, MatchesTheCpuInDouble) {
   BOREAS_SKIP_WITHOUT_GPU();
+  const auto own_kernels = std::span(kKernels).first(std::size(kKernels) - 1);
   for (const DType dtype : {DType::bf16, DType::f32})
-    for (const Case& c : all_cases()) expect_gpu_parity(dtype, c, {Layout::contiguous});
+    for (const Case& c : all_cases()) expect_gpu_parity(dtype, c, {Layout::contiguous}, own_kernels);
+}
+
+// Few cases: each is two plans, which take the library long to make.
+TEST(WindowAttentionCuda, CudnnMatchesTheCpuInDouble) {
+  BOREAS_SKIP_WITHOUT_GPU();
+  const Kernel kernel = Kernel::cudnn;
+  Workspace w;
+  GpuWorkspace gpu;
+  const Case probe{128, 2, 64, 20};
+  try {
+    run(gpu.ctx, forward_op(OnGpu(gpu, w, host_tensors(w, DType::bf16, probe), Layout::contiguous).t, probe, kernel));
+  } catch (const Error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  std::vector<Case> cases = tiled_cases();
+  for (const Case& c : {Case{1, 1, 16, 0}, Case{65, 2, 8, 5}, Case{70, 1, 32, -1}, Case{1000, 16, 64, 100},
+                        Case{1000, 2, 64, 999}, Case{1024, 2, 64, 0}, Case{2100, 2, 64, 512}})
+    cases.push_back(c);
+  for (const Case& c : cases) expect_gpu_parity(DType::bf16, c, {Layout::contiguous, Layout::wide}, {&kernel, 1});
 }
 
 TEST(WindowAttentionCuda, RowsMayLieApart) {
@@ -227,6 +249,7 @@ TEST(WindowAttentionCuda, SaysWhatIsNotSupported) {
                       "no CUDA kernel on this device for f64 [4, 32] with heads of 16 channels");
   BOREAS_EXPECT_ERROR(forward(DType::bf16, {4, 1, 264, 1}, Kernel::automatic), unsupported, "heads of 264 channels");
   BOREAS_EXPECT_ERROR(forward(DType::f32, {4, 2, 16, 1}, Kernel::tensor_cores), unsupported, "no tensor_cores kernel");
+  BOREAS_EXPECT_ERROR(forward(DType::f32, {4, 2, 16, 1}, Kernel::cudnn), unsupported, "no cudnn kernel");
 }
 
 }  // namespace
