@@ -85,7 +85,8 @@ function(boreas_print_features)
     set(cuda_row "Cudnn|attention by cuDNN  |cuDNN 9.14 and cudnn-frontend, -DCudnn_FRONTEND_INCLUDE_DIR")
   endif()
   foreach(row ${cuda_row} "NetCDF|NetCDF in and out|libnetcdf-dev" "EcCodes|GRIB in             |libeccodes-dev" "PNG|maps                |libpng-dev"
-              "Minizip|datasets in zip     |libminizip-dev" "MPI_C|several ranks       |libopenmpi-dev")
+              "Minizip|datasets in zip     |libminizip-dev" "MPI_C|several ranks       |libopenmpi-dev"
+              "Nccl|ranks on GPUs       |libnccl-dev, with -DBOREAS_CUDA=ON")
     string(REPLACE "|" ";" row "${row}")
     list(GET row 0 package)
     list(GET row 1 meaning)

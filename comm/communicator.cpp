@@ -5,19 +5,23 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "comm/nccl_group.h"
 #include "kernels/elementwise/elementwise.h"
 
 namespace boreas {
 
 namespace {
 
-constexpr int64_t kSlabBytes = int64_t{16} << 20;  // scratch of an all-reduce, whatever the size of what it reduces
+// Scratch of an all-reduce, whatever the size of what it reduces; on a GPU large enough that the time to start a
+// transfer does not count.
+constexpr int64_t kSlabBytes = int64_t{16} << 20, kGpuSlabBytes = int64_t{64} << 20;
 
 /// With one rank a sum is its only term and the root is oneself.
 class SingleRank final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
+  void connect(Device) override {}
   std::vector<std::vector<int64_t>> all_to_all(const std::vector<std::vector<int64_t>>& lists) override {
     return lists;
   }
@@ -103,7 +107,7 @@ void Communicator::all_reduce(Context& ctx, const Tensor& x) {
   if (size() == 1 || x.size() == 0) return;
   BOREAS_CHECK(x.contiguous(), invalid_argument, "all_reduce: {} is not contiguous", to_string(x));
   const Tensor values = flat(x);
-  const int64_t slab = std::max<int64_t>(1, kSlabBytes / size_of(x.dtype()));
+  const int64_t slab = (ctx.device().is_cuda() ? kGpuSlabBytes : kSlabBytes) / size_of(x.dtype());
   for (int64_t begin = 0; begin < values.cols(); begin += slab) {
     const int64_t count = std::min(slab, values.cols() - begin);
     const Tensor column = values.columns({begin, begin + count}).reshape({count, 1});
@@ -161,6 +165,22 @@ std::string Communicator::text_of(int root, const std::string& text) {
   return all_gather_text(rank() == root ? text : std::string())[size_t(root)];
 }
 
+std::string Communicator::why_not_on(Device device) {
+  if (size() == 1) return {};
+  // Of each rank its GPU, or why it has none.
+  std::string problem = device.is_cuda() ? why_no_nccl() : "it has no GPU";
+  const std::string gpu = problem.empty() ? fmt::format("{}, {}", name_of(device), uuid_of(device)) : std::string();
+  const std::vector<std::string> problems = all_gather_text(problem), gpus = all_gather_text(gpu);
+  for (size_t i = 0; i < problems.size(); ++i)
+    if (!problems[i].empty()) return fmt::format("rank {} cannot compute on a GPU: {}", i, problems[i]);
+  if (ranks_share_gpus()) return {};
+  for (size_t i = 0; i < gpus.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (gpus[i] == gpus[j])
+        return fmt::format("ranks {} and {} have the same GPU ({}), and each needs one of its own", j, i, gpus[i]);
+  return {};
+}
+
 void check_agreement(Communicator& ranks, const std::string& what, const std::string& text) {
   const std::vector<std::string> texts = ranks.all_gather_text(text);
   for (size_t rank = 1; rank < texts.size(); ++rank) {
@@ -191,6 +211,10 @@ ProcessGrid ProcessGrid::make(std::unique_ptr<Communicator> world, int64_t model
   grid.data = world->split(int(world->rank() % model_ranks));
   grid.world = std::move(world);
   return grid;
+}
+
+void ProcessGrid::connect(Device device) const {
+  for (const auto& ranks : {world.get(), model.get(), data.get()}) ranks->connect(device);
 }
 
 const ProcessGrid& ProcessGrid::one_rank() {

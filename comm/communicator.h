@@ -17,6 +17,9 @@ namespace boreas {
 ///
 /// Adjoint pairs: all_gather_rows and reduce_scatter_rows; an exchange and the one with send and receive swapped.
 ///
+/// Tensors on a GPU are queued on the context's stream like any other work, and may be recorded with it (see Recording)
+/// when the same was queued before: what ranks send each other for the first time connects them.
+///
 /// Errors: comm, naming the peer;  invalid_argument: rows that are not contiguous, a rank that does not exist.
 class Communicator {
  public:
@@ -28,6 +31,14 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  /// Position among the ranks on this machine.
+  virtual int local_rank() const { return 0; }
+
+  /// Makes ready to exchange tensors on a GPU, which no other rank may have; also the groups that a split gave before
+  /// must be connected, and any after. Collective; on the CPU nothing is needed. Throws comm: two ranks have one GPU.
+  virtual void connect(Device device) = 0;
+  /// Why the ranks cannot compute on these GPUs, the same words on all; empty if they can. Collective.
+  std::string why_not_on(Device device);
 
   /// Sends and receives at once, in any order and without deadlock. Two messages between the same ranks keep their
   /// order. Sizes must agree on both sides.
@@ -88,6 +99,7 @@ struct ProcessGrid {
   static const ProcessGrid& one_rank();
 
   bool is_root() const { return world->rank() == 0; }
+  void connect(Device device) const;  ///< all three
 };
 
 }  // namespace boreas

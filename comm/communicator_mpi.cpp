@@ -3,17 +3,25 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "comm/communicator.h"
+#include "comm/nccl_group.h"
 
 namespace boreas {
 
 namespace {
+
+using namespace std::chrono_literals;
 
 /// Number of ranks that a launcher says it started; 1 without one.
 int launched_ranks() {
@@ -37,16 +45,139 @@ void check_mpi(int status, const char* what) {
   BOREAS_FAIL(comm, "{} failed: {}", what, std::string(text, size_t(length)));
 }
 
-/// MPI from the first communicator to the last.
+/// Prints the message with the rank, and ends all ranks. Of several threads that find something wrong the first speaks.
+[[noreturn]] void end_job(const std::string& message, int status, std::chrono::milliseconds delay) {
+  static std::atomic<bool> ending = false;
+  if (ending.exchange(true)) std::this_thread::sleep_for(std::chrono::hours(1));
+  std::this_thread::sleep_for(delay);
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  std::fprintf(stderr, "rank %d: %s\n", rank, message.c_str());
+  std::fflush(stderr);
+  MPI_Abort(MPI_COMM_WORLD, status);
+  std::_Exit(status);
+}
+
+/// An error that all ranks find is told by the first of them: the others are ended before they speak.
+std::chrono::milliseconds delay_of(int world_rank) {
+  return std::chrono::milliseconds(std::min(4000, 400 * world_rank));
+}
+
+/// Ranks wait for each other without a limit, on GPUs in kernels that ask nobody. A thread asks for them: whether NCCL
+/// has failed, and whether the rank before this one is still heard of. If not, it ends the job.
+class Watchdog {
+ public:
+  /// `failure`: empty, or what went wrong. Collective over the world, as is its end.
+  explicit Watchdog(std::function<std::string()> failure) : failure_(std::move(failure)) {
+    check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
+    MPI_Comm_rank(comm_, &rank_);
+    MPI_Comm_size(comm_, &size_);
+    thread_ = std::thread([this] { watch(); });
+  }
+  ~Watchdog() {
+    MPI_Barrier(comm_);  // until here every rank is missed
+    {
+      const std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+    int64_t expected = 0;
+    MPI_Sendrecv(&num_sent_, 1, MPI_INT64_T, after(), 1, &expected, 1, MPI_INT64_T, before(), 1, comm_,
+                 MPI_STATUS_IGNORE);
+    while (num_heard_ < expected) hear();
+    MPI_Comm_free(&comm_);
+  }
+  Watchdog(const Watchdog&) = delete;
+
+ private:
+  static constexpr auto kInterval = 200ms;
+  static constexpr int kLost = 30;  // intervals, of this rank's own time: one that was halted itself starts again
+
+  int before() const { return (rank_ + size_ - 1) % size_; }
+  int after() const { return (rank_ + 1) % size_; }
+  void hear() {
+    MPI_Recv(nullptr, 0, MPI_BYTE, before(), 0, comm_, MPI_STATUS_IGNORE);
+    ++num_heard_;
+  }
+
+  void watch() {
+    int num_silent = 0;
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, kInterval, [&] { return ends_; })) {
+      if (const std::string failure = failure_(); !failure.empty()) end_job(failure, kFailed, delay_of(rank_));
+      MPI_Send(nullptr, 0, MPI_BYTE, after(), 0, comm_);
+      ++num_sent_;
+      ++num_silent;
+      for (int arrived = 0; MPI_Iprobe(before(), 0, comm_, &arrived, MPI_STATUS_IGNORE), arrived; num_silent = 0)
+        hear();
+      if (num_silent == kLost)
+        end_job(fmt::format("rank {} is lost: it was not heard of for {} s", before(), kLost * kInterval / 1s), kFailed,
+                0s);
+    }
+  }
+
+  static constexpr int kFailed = 2;
+  int rank_ = 0, size_ = 1;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  std::function<std::string()> failure_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool ends_ = false;
+  int64_t num_sent_ = 0, num_heard_ = 0;
+  std::thread thread_;
+};
+
+/// MPI from the first communicator to the last, the groups of NCCL, and the watchdog, which needs an MPI that several
+/// threads may call.
 class Runtime {
  public:
   Runtime() {
-    int provided = 0;
-    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    int provided = 0, provided_everywhere = 0;  // more than one thread calls MPI because of the watchdog
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm neighbours = MPI_COMM_NULL;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
+    MPI_Comm_rank(neighbours, &local_rank_);
+    MPI_Comm_free(&neighbours);
+    MPI_Allreduce(&provided, &provided_everywhere, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (provided_everywhere == MPI_THREAD_MULTIPLE) watchdog_.emplace([this] { return failure(); });
   }
-  ~Runtime() { MPI_Finalize(); }
+  ~Runtime() {
+    watchdog_.reset();
+    groups_.clear();
+    MPI_Finalize();
+  }
   Runtime(const Runtime&) = delete;
+
+  int local_rank() const { return local_rank_; }
+  /// The group of these ranks of the world, made at the first call and kept: that takes long.
+  std::shared_ptr<NcclGroup> nccl_group(Communicator& ranks, const std::vector<int64_t>& members, Device device) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (const auto known = groups_.find(members); known != groups_.end()) return known->second;
+    }
+    if (ranks_share_gpus()) let_ranks_share_gpus(int(members[size_t(ranks.rank())]));
+    const std::string id = ranks.text_of(0, ranks.rank() == 0 ? NcclGroup::make_id() : std::string());
+    const auto group = std::make_shared<NcclGroup>(id, ranks.rank(), ranks.size(), device);
+    const std::lock_guard lock(mutex_);
+    groups_.emplace(members, group);
+    return group;
+  }
+
+ private:
+  std::string failure() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [members, group] : groups_)
+      if (const std::string what = group->failure(); !what.empty())
+        return fmt::format("{} (among ranks {})", what, fmt::join(members, ", "));
+    return {};
+  }
+
+  int local_rank_ = 0;
+  std::mutex mutex_;
+  std::map<std::vector<int64_t>, std::shared_ptr<NcclGroup>> groups_;
+  std::optional<Watchdog> watchdog_;
 };
 
 class Mpi final : public Communicator {
@@ -62,6 +193,17 @@ class Mpi final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  int local_rank() const override { return runtime_->local_rank(); }
+
+  void connect(Device device) override {
+    if (!device.is_cuda() || size_ == 1) return;
+    const std::string why_not = why_not_on(device);
+    BOREAS_CHECK(why_not.empty(), comm, "{}", why_not);
+    std::vector<int64_t> members;
+    for (const auto& list : all_to_all(std::vector<std::vector<int64_t>>(size_t(size_), {int64_t(world_rank_)})))
+      members.push_back(list[0]);
+    nccl_ = runtime_->nccl_group(*this, members, device);
+  }
 
   std::vector<std::vector<int64_t>> all_to_all(const std::vector<std::vector<int64_t>>& lists) override {
     BOREAS_CHECK(int(lists.size()) == size_, invalid_argument, "all_to_all: {} lists for {} ranks", lists.size(),
@@ -102,17 +244,15 @@ class Mpi final : public Communicator {
   }
 
   [[noreturn]] void abort(const std::string& message, int status) override {
-    // An error that all ranks find is told by the first of them: the others are ended before they speak.
-    std::this_thread::sleep_for(std::chrono::milliseconds(std::min(4000, 400 * world_rank_)));
-    std::fprintf(stderr, "rank %d: %s\n", world_rank_, message.c_str());
-    std::fflush(stderr);
-    MPI_Abort(MPI_COMM_WORLD, status);
-    std::_Exit(status);
+    end_job(message, status, delay_of(world_rank_));
   }
 
  protected:
   void transfer(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) override {
-    BOREAS_CHECK(!ctx.device().is_cuda(), unsupported, "MPI ranks compute on the CPU; set device: cpu");
+    if (ctx.device().is_cuda()) {
+      BOREAS_CHECK(nccl_, internal, "tensors on {} are exchanged before connect", to_string(ctx.device()));
+      return nccl_->transfer(ctx, send, receive);
+    }
     std::vector<MPI_Request> requests;
     for (const Rows& message : receive) post(message.rows.data(), message.rows.bytes(), message.rank, false, requests);
     for (const Rows& message : send) post(message.rows.data(), message.rows.bytes(), message.rank, true, requests);
@@ -140,6 +280,7 @@ class Mpi final : public Communicator {
   std::shared_ptr<Runtime> runtime_;
   MPI_Comm comm_;
   int rank_ = 0, size_ = 1, world_rank_ = 0;
+  std::shared_ptr<NcclGroup> nccl_;
 };
 
 #endif

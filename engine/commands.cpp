@@ -25,17 +25,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The setup of a checkpoint, to run on the device of a configuration: what was trained in bf16 has weights in f32 and
-/// runs in f32 on the CPU.
 ModelSetup setup_to_run(const std::string& path, const RunConfig& config, const Communicator& ranks) {
   ModelSetup setup = load_setup(path, graph_share(config, ranks));
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
   setup.config.parallel = config.parallel;
-  const bool on_gpu =
-      config.device == DeviceChoice::cuda || (config.device == DeviceChoice::automatic && why_no_cuda().empty());
-  if (setup.config.precision == Precision::bf16 && !on_gpu) setup.config.precision = Precision::f32;
   return setup;
+}
+
+/// The device of this rank. What was trained in bf16 has weights in f32, and runs in f32 on the CPU.
+Device device_to_run(ModelSetup& setup, Communicator& ranks) {
+  RunConfig config = setup.config;
+  if (config.precision == Precision::bf16) config.precision = Precision::f32;
+  const Device device = choose_device(config, ranks);
+  if (!device.is_cuda()) setup.config.precision = config.precision;
+  ranks.connect(device);
+  return device;
 }
 
 std::string agreed_checkpoint(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks) {
@@ -49,7 +54,7 @@ struct Trained {
       : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
         reader(DatasetReader::open(config.data.dataset)),
         setup(setup_to_run(path, config, ranks)),
-        model(setup, choose_device(setup.config), &ranks) {
+        model(setup, device_to_run(setup, ranks), &ranks) {
     model.parameters().materialise(0);
     load_weights(path, model);
     model.parameters().keep_values_only();

@@ -1,5 +1,7 @@
 #include "engine/memory_plan.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <numeric>
 
@@ -144,7 +146,7 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGri
 
 MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks) {
   validate(config);
-  const Device device = choose_device(config, Purpose::plan);
+  const Device device = choose_device(config, *ranks.world, Purpose::plan);
   ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
   setup.config = fit_to_budget(setup, device, ranks);
   return plan_memory(setup, device, ranks);
@@ -164,6 +166,21 @@ Device choose_device(const RunConfig& config, Purpose purpose) {
   BOREAS_CHECK(purpose == Purpose::plan, unsupported, "{}, but {}. Or set device=cpu and precision=f32",
                demanded ? "device is cuda" : "precision bf16 needs a GPU", why_not);
   return Device::planned_cuda();
+}
+
+Device choose_device(const RunConfig& config, Communicator& ranks, Purpose purpose) {
+  Device device = choose_device(config, purpose);
+  if (ranks.size() == 1 || config.device == DeviceChoice::cpu || config.precision == Precision::f64) return device;
+  if (device.is_cuda() && !device.is_planned()) device = Device::cuda(ranks.local_rank() % num_cuda_devices());
+  if (purpose == Purpose::plan) return device;
+  const std::string why_not = ranks.why_not_on(device);
+  if (why_not.empty()) return device;
+  const bool demanded = config.device == DeviceChoice::cuda;
+  BOREAS_CHECK(!demanded && config.precision != Precision::bf16, unsupported,
+               "{}, but {}. Start as many ranks on a machine as it has GPUs, or set device=cpu and precision=f32",
+               demanded ? "device is cuda" : "precision bf16 needs GPUs", why_not);
+  spdlog::info("ranks compute on the CPU: {}", why_not);
+  return Device::cpu();
 }
 
 SamplingOptions training_sampling(const RunConfig& config, Range dates, const SampleShare& share) {

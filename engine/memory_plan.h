@@ -51,6 +51,9 @@ enum class Purpose : uint8_t { run, plan };
 /// for a GPU none is needed: planned_cuda() then stands for it. Throws unsupported: a GPU is demanded, or needed for
 /// bf16, where none can be used; f64 on a GPU; bf16 on the CPU.
 Device choose_device(const RunConfig& config, Purpose purpose = Purpose::run);
+/// With several ranks, a GPU for each by its place on its machine; auto: the CPU unless every rank has one of its own.
+/// Collective. Throws unsupported too where GPUs are needed and not every rank has one.
+Device choose_device(const RunConfig& config, Communicator& ranks, Purpose purpose = Purpose::run);
 
 /// What a training and a validation pipeline are made with.
 SamplingOptions training_sampling(const RunConfig& config, Range dates, const SampleShare& share = {});

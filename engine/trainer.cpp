@@ -91,7 +91,7 @@ class Trainer {
   };
   std::deque<Queued> queued_;
   std::vector<double> seconds_, data_seconds_;  // of the updates of this run
-  int64_t bytes_sent_ = 0;                      // in them
+  int64_t bytes_sent_ = 0;                      // in the one that sent most; a replayed one is not counted
   double last_loss_ = 0;
   std::string last_checkpoint_;
 };
@@ -108,6 +108,12 @@ ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, co
   return std::move(*setup);
 }
 
+Device connected_device(const RunConfig& config, const ProcessGrid& ranks) {
+  const Device device = choose_device(config, *ranks.world);
+  ranks.connect(device);
+  return device;
+}
+
 ModelSetup fitted_setup(const RunConfig& config, const DatasetReader& reader, Device device, const ProcessGrid& ranks) {
   validate(config);
   ModelSetup setup = shared_setup(config, reader, ranks);
@@ -122,7 +128,7 @@ Range dates_of(const DatasetReader& reader, const DateRange& range, const char* 
 Trainer::Trainer(const RunConfig& config, const TrainOptions& options, const ProcessGrid& ranks)
     : ranks_(ranks),
       reader_(DatasetReader::open(config.data.dataset, std::make_shared<ThreadPool>(int(config.data.num_threads) - 1))),
-      device_(choose_device(config)),
+      device_(connected_device(config, ranks)),
       setup_(fitted_setup(config, reader_, device_, ranks)),
       training_dates_(dates_of(reader_, config.data.training, "data.training")),
       validation_dates_(validates() ? dates_of(reader_, config.data.validation, "data.validation") : Range{}),
@@ -228,7 +234,7 @@ void Trainer::queue_update() {
   const int64_t sent_before = bytes_sent();
   step_.update(
       *ctx_, [&] { return pipeline_->next(*ctx_); }, state_.rollout, state_.step + 1, rate);
-  bytes_sent_ += bytes_sent() - sent_before;
+  bytes_sent_ = std::max(bytes_sent_, bytes_sent() - sent_before);
   queued_.push_back({state_.step + 1, state_.epoch, state_.rollout, rate});
   ++state_.step;
   if (++state_.step_in_epoch == steps_per_epoch(state_.rollout)) {
@@ -352,8 +358,7 @@ std::string Trainer::speed() {
       "without what is recomputed; ",
       seconds * 1e3, median(data_seconds_) * 1e3, double(samples_per_update()) / seconds,
       double(work.flops) / seconds * 1e-12, double(work.flops_without_recompute) / seconds * 1e-12);
-  if (ranks_.world->size() > 1)
-    text += fmt::format("each sent about {}; ", format_bytes(bytes_sent_ / int64_t(seconds_.size())));
+  if (ranks_.world->size() > 1) text += fmt::format("each sent about {}; ", format_bytes(bytes_sent_));
   if (!device_.is_cuda()) return text + format_bytes(live_bytes()) + " in buffers";
   const DeviceMemory memory = memory_of(device_);
   return text + fmt::format("{} in buffers, {} in use on {} as its driver sees it", format_bytes(live_device_bytes()),

@@ -138,17 +138,6 @@ class Session {
   void print(fmt::format_string<Args...> format, Args&&... args) const {
     if (is_root()) fmt::print(format, std::forward<Args>(args)...);
   }
-  RunConfig load(const ConfigArguments& arguments) const {
-    RunConfig config = arguments.load();
-    if (world_->size() == 1) return config;
-    BOREAS_CHECK(
-        config.device != DeviceChoice::cuda, unsupported,
-        "device is cuda, but {} ranks were started, and several ranks compute on the CPU only; set device=cpu, "
-        "or start one rank",
-        world_->size());
-    config.device = DeviceChoice::cpu;
-    return config;
-  }
   void check_command(const std::string& name) const {
     const bool shares = name == "plan" || name == "train" || name == "forecast" || name == "evaluate";
     BOREAS_CHECK(shares || world_->size() == 1, unsupported, "`boreas {}` runs on one rank, and {} were started", name,
@@ -183,7 +172,7 @@ void add_run_commands(CLI::App& app, Session& session) {
     command->add_option("--ranks", *num_ranks,
                         "and what so many ranks that share a sample would send each other; none need to be there");
     command->callback([=, &session] {
-      const RunConfig config = session.load(*arguments);
+      const RunConfig config = arguments->load();
       session.print("{}", make_plan(config, session.grid(config.parallel.model_ranks)));
       if (*num_ranks != 0 && session.is_root()) fmt::print("{}", make_communication_plan(config, *num_ranks));
     });
@@ -195,7 +184,7 @@ void add_run_commands(CLI::App& app, Session& session) {
                       "go on from the latest checkpoint of the output folder, if there is one");
     command->add_option("--from", options->initial_weights, "checkpoint whose weights a new training starts from");
     command->callback([=, &session] {
-      const RunConfig config = session.load(*arguments);
+      const RunConfig config = arguments->load();
       const TrainingSummary summary = train(config, *options, session.grid(config.parallel.model_ranks));
       session.print("wrote {}\n", summary.checkpoint);
     });
@@ -211,7 +200,7 @@ void add_run_commands(CLI::App& app, Session& session) {
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
               command->callback([=, &session] {
-                const RunConfig config = session.load(*arguments);
+                const RunConfig config = arguments->load();
                 for (const std::string& path :
                      make_forecasts(config, checkpoint->empty() ? config.output : *checkpoint, session.world()))
                   session.print("wrote {}\n", path);
@@ -222,7 +211,7 @@ void add_run_commands(CLI::App& app, Session& session) {
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
               command->callback([=, &session] {
-                const RunConfig config = session.load(*arguments);
+                const RunConfig config = arguments->load();
                 const auto scores =
                     make_evaluation(config, checkpoint->empty() ? config.output : *checkpoint, session.world());
                 session.print("{}\nwrote {}/evaluation.json, maps/*.png and report.html\n", score_table(scores),

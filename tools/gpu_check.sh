@@ -3,7 +3,7 @@
 #
 #   tools/gpu_check.sh [options] [cmake options, such as -DBOREAS_CUDA_ARCHITECTURES=90a]
 #
-#   --only LIST       comma-separated parts, in this order: tests, ptx, sanitizers, benches (default: all)
+#   --only LIST       comma-separated parts, in this order: tests, ranks, ptx, sanitizers, benches (default: all)
 #   --filter REGEX    only the tests and benches whose name matches
 #   --no-build        the programs were built before, perhaps on another machine
 #   --build-dir DIR   where they are (default build/gpu); those of `ptx` are in DIR-ptx
@@ -11,6 +11,7 @@
 #   --out DIR         where the benches' results go (default bench/results)
 #
 #   tests       every tests/*/test_*_cuda.cpp: parity with the CPU, repeatability, planned memory
+#   ranks       every tests/*/test_*_cuda_ranks.cpp on 2 and 3 ranks, which share a GPU where there are fewer GPUs
 #   ptx         the kernels' tests, in short form, from a build that has compute_80 PTX alone: what GPUs before Hopper
 #               run, compiled by the driver
 #   sanitizers  the kernels' tests, in short form (BOREAS_QUICK_TESTS=1), under compute-sanitizer memcheck, racecheck,
@@ -21,7 +22,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
-parts=tests,ptx,sanitizers,benches
+parts=tests,ranks,ptx,sanitizers,benches
 filter=.
 build=yes
 build_dir=build/gpu
@@ -45,7 +46,7 @@ done
 jobs=$((jobs < 1 ? 1 : jobs > 8 ? 8 : jobs))
 for part in ${parts//,/ }; do
   case $part in
-    tests | ptx | sanitizers | benches) ;;
+    tests | ranks | ptx | sanitizers | benches) ;;
     *) echo "unknown part '$part'; see --help" >&2; exit 2 ;;
   esac
 done
@@ -66,6 +67,7 @@ export logs BOREAS_GOLDEN_DIR="$PWD/tests/golden"  # the programs may have been 
 
 names() { for source in $1; do [ -e "$source" ] && basename "${source%.*}"; done | grep -E "$filter"; }
 tests=$(names 'tests/*/test_*_cuda.cpp')
+rank_tests=$(names 'tests/*/test_*_cuda_ranks.cpp')
 kernel_tests=$(names 'tests/kernels/test_*_cuda.cpp')
 benches=$(names 'bench/*/bench_*.c[pu]*')
 
@@ -83,6 +85,8 @@ attempt() {
     result="not run"
   elif [ $status -eq 9 ] && [ "$part" = racecheck ] && ! grep 'Race reported' "$log" | grep -qv nvjet; then
     note="only in cuBLASLt's kernels: $(grep -E 'RACECHECK SUMMARY' "$log" | tr -s ' =' ' ')"
+  elif note=$(grep -m1 -o 'this build has no NCCL' "$log"); then
+    result="not run"
   elif [ $status -ne 0 ]; then
     result=FAILED note="exit status $status: $(grep -m1 -E 'error|ERROR|Failure|FAILED|========= [A-Z]' "$log")"
   elif grep -qE 'PASSED +\] 0 tests' "$log"; then
@@ -100,6 +104,7 @@ if [ $build = yes ]; then
   echo "== build"
   targets=
   wants benches && targets=$benches
+  wants ranks && targets+=" $rank_tests"
   # What does not compile must not keep the rest from being checked.
   cmake --preset gpu -B "$build_dir" -DBOREAS_WERROR=OFF "${cmake_options[@]}" > "$logs/build.log" 2>&1 &&
     cmake --build "$build_dir" --target $tests $targets -- -k 0 >> "$logs/build.log" 2>&1 &&
@@ -123,6 +128,18 @@ each() {
 
 export OMP_NUM_THREADS=$((($(nproc) + jobs - 1) / jobs))
 if wants tests; then for test in $tests; do echo tests "$test"; done | each 300 "$build_dir"; fi
+if wants ranks; then
+  num_gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
+    OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none
+  for test in $rank_tests; do
+    for ranks in 2 3; do
+      if ! command -v mpirun > /dev/null; then record ranks "$test" "not run" 0 "mpirun is not installed"; continue; fi
+      share=; [ "$ranks" -le "$num_gpus" ] || share=BOREAS_SHARE_GPU=1
+      attempt ranks "${test}_$ranks" 300 env $share mpirun -n $ranks "$build_dir/tests/$test" --gtest_brief=1
+    done
+  done
+fi
 if wants ptx; then for test in $kernel_tests; do echo ptx "$test"; done | BOREAS_QUICK_TESTS=1 each 150 "$build_dir-ptx"; fi
 if wants sanitizers; then
   for tool in memcheck racecheck initcheck; do

@@ -23,7 +23,7 @@ cmake --build --preset asan --target boreas_tests
 if command -v nvcc >/dev/null; then
   step "CUDA: compile for compute capability 8.0 and 9.0"
   cmake --preset gpu -DBOREAS_BENCHES=OFF -DBOREAS_TEST_AREAS=kernels
-  cmake --build --preset gpu --target boreas_kernels
+  cmake --build --preset gpu --target boreas_kernels boreas_comm
 else
   step "CUDA: not compiled, nvcc is not on the PATH"
 fi

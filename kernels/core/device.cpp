@@ -100,6 +100,21 @@ std::string name_of(Device device) {
 #endif
 }
 
+std::string uuid_of(Device device) {
+#ifdef BOREAS_WITH_CUDA
+  cudaDeviceProp properties;
+  BOREAS_CUDA(cudaGetDeviceProperties(&properties, device.index));
+  std::string text = "GPU";
+  for (int i = 0; i < 16; ++i)
+    text += fmt::format("{}{:02x}", i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
+                        static_cast<unsigned char>(properties.uuid.bytes[i]));
+  return text;
+#else
+  (void)device;
+  fail_without_cuda();
+#endif
+}
+
 Stream::Stream(Stream&& other) noexcept : device_(other.device_), native_(std::exchange(other.native_, nullptr)) {}
 
 Stream::~Stream() {

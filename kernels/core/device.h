@@ -35,6 +35,7 @@ struct DeviceMemory {
 };
 DeviceMemory memory_of(Device device);  ///< of a GPU that exists
 std::string name_of(Device device);     ///< of a GPU that exists: "NVIDIA H200"
+std::string uuid_of(Device device);     ///< of a GPU that exists: its name among all, as nvidia-smi -L prints it
 
 class Event;
 

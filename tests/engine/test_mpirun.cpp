@@ -98,7 +98,7 @@ TEST_F(MpiRun, WhatIsWrongIsToldOnce) {
     EXPECT_NE(said[0].find(text), std::string::npos) << said[0];
   };
   expect_error(2, "graph config.yaml", "`boreas graph` runs on one rank");
-  expect_error(2, "train config.yaml --set device=cuda", "several ranks compute on the CPU only");
+  if (num_cuda_devices() == 0) expect_error(2, "train config.yaml --set device=cuda", "device is cuda, but ");
   expect_error(3, "train config.yaml --set parallel.model_ranks=2", "parallel.model_ranks is 2, which does not divide");
   // What is wrong with a cell on some date is found by the rank that has it, at some point of the training.
   const Philox random(4, 1);
@@ -133,6 +133,20 @@ TEST_F(MpiRun, TheEndOfARankEndsAllAndResumingGoesOn) {
     EXPECT_NE(outcome.status, 0);
     EXPECT_NE(outcome.err.find(fmt::format("rank {} with PID", attempt)), std::string::npos) << outcome.err;
   }
+}
+
+TEST_F(MpiRun, ARankThatIsNotHeardOfEndsAll) {
+  const pid_t launcher = start_training(3);
+  const std::vector<pid_t> ranks = ranks_at_work(launcher);
+  ASSERT_EQ(ranks.size(), 3U);
+  const auto begin = Clock::now();
+  ASSERT_EQ(kill(ranks[1], SIGSTOP), 0);
+  const Outcome outcome = finish(folder.path(), launcher);
+  EXPECT_LT(seconds_since(begin), kSoon);
+  EXPECT_EQ(outcome.status, 2) << outcome.err;
+  const auto said = said_by_ranks(outcome);
+  ASSERT_EQ(said.size(), 1U) << outcome.err;
+  EXPECT_TRUE(said[0].starts_with("rank 2: rank 1 is lost: it was not heard of for 6 s")) << said[0];
 }
 
 TEST_F(MpiRun, ASignalToOneRankStopsAllCleanly) {

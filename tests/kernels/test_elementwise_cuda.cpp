@@ -67,7 +67,8 @@ TEST(ElementwiseCuda, WrongUseIsNamed) {
   Workspace w;
   GpuWorkspace gpu;
   const Tensor x = gpu.upload(w.random(DType::f64, {4, 3}));
-  BOREAS_EXPECT_ERROR(run(gpu.ctx, Add{.a = x, .b = x, .y = x}), unsupported, "on a GPU it takes f32 or bf16, not f64");
+  BOREAS_EXPECT_ERROR(run(gpu.ctx, Blend{.x = x, .weight = 0.5, .y = x}), unsupported,
+                      "on a GPU it takes f32 or bf16, not f64");
 }
 
 }  // namespace

@@ -21,23 +21,24 @@ namespace boreas::test {
 /// Whether only small cases are wanted, because a tool that watches every access makes kernels slow.
 inline bool quick_tests() { return std::getenv("BOREAS_QUICK_TESTS") != nullptr; }
 
-/// Owns an arena, a context and tensors on GPU 0.
+/// Owns an arena, a context and tensors on a GPU.
 class GpuWorkspace {
+  Device device_;
   Arena arena_;
   std::deque<Buffer> buffers_;
 
  public:
   Context ctx;
 
-  explicit GpuWorkspace(int64_t arena_bytes = int64_t{64} << 20)
-      : arena_(Buffer::on(Device::cuda(0), arena_bytes, "test arena")), ctx(Device::cuda(0), arena_) {}
+  explicit GpuWorkspace(int64_t arena_bytes = int64_t{64} << 20) : GpuWorkspace(Device::cuda(0), arena_bytes) {}
+  explicit GpuWorkspace(Device device, int64_t arena_bytes = int64_t{64} << 20)
+      : device_(device), arena_(Buffer::on(device, arena_bytes, "test arena")), ctx(device, arena_) {}
   GpuWorkspace(const GpuWorkspace&) = delete;
 
   /// A contiguous copy on the GPU; slices of it are strided.
   Tensor upload(const Tensor& host) {
-    const Tensor device =
-        buffers_.emplace_back(Buffer::on(Device::cuda(0), std::max<int64_t>(host.bytes(), 16), "test"))
-            .tensor(host.dtype(), host.shape());
+    const Tensor device = buffers_.emplace_back(Buffer::on(device_, std::max<int64_t>(host.bytes(), 16), "test"))
+                              .tensor(host.dtype(), host.shape());
     copy(device, host);
     return device;
   }
@@ -48,7 +49,7 @@ class GpuWorkspace {
     const int64_t width = columns_before + host.cols() + columns_after;
     const int64_t bytes = std::max<int64_t>(host.rows(), 1) * width * size_of(host.dtype());
     const Tensor wide =
-        buffers_.emplace_back(Buffer::on(Device::cuda(0), bytes, "test")).tensor(host.dtype(), {host.rows(), width});
+        buffers_.emplace_back(Buffer::on(device_, bytes, "test")).tensor(host.dtype(), {host.rows(), width});
     const Tensor device = wide.columns({columns_before, columns_before + host.cols()});
     copy(device, host);
     return device;

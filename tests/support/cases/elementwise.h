@@ -37,6 +37,10 @@ void add_cases(bool quick, auto&& check) {
           check(Add{.a = left, .b = w.random(b, {n, c}), .y = w.output(y, {n, c})}, Parity{});
           if (a == y) check(Add{.a = left, .b = w.random(b, {n, c}), .y = left}, Parity{});
         }
+  Workspace w;
+  for (const auto& [n, c] : {std::pair{1, 1}, std::pair{3, 300}, std::pair{0, 8}})
+    check(Add{.a = w.random(DType::f64, {n, c}), .b = w.random(DType::f64, {n, c}), .y = w.output(DType::f64, {n, c})},
+          Parity{});
 }
 
 void copy_cases(bool quick, auto&& check) {
