@@ -34,7 +34,15 @@ class SingleRank final : public Communicator {
   }
 
  protected:
-  void transfer(Context&, std::span<const Rows>, std::span<const Rows>) override {}
+  void transfer(const Stream&, std::span<const Rows>, std::span<const Rows>) override {}
+};
+
+/// Where the messages of a context travel. All of them: two groups whose messages overtook each other would wait for
+/// each other.
+struct Road {
+  explicit Road(Context& ctx) : stream(ctx.device(), Stream::Priority::high), begin(ctx.device()), end(ctx.device()) {}
+  Stream stream;
+  Event begin, end;
 };
 
 /// A contiguous tensor as one row.
@@ -45,6 +53,13 @@ Tensor flat(const Tensor& x) { return x.reshape({1, x.size()}); }
 std::unique_ptr<Communicator> make_single_rank_communicator() { return std::make_unique<SingleRank>(); }
 
 void Communicator::exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) {
+  Event& end = ctx.library<Road>().end;
+  start_exchange(ctx, send, receive, end);
+  ctx.compute().wait(end);
+}
+
+void Communicator::start_exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive,
+                                  Event& done) {
   for (const auto& side : {send, receive})
     for (const Rows& message : side) {
       BOREAS_CHECK(message.rank >= 0 && message.rank < size() && message.rank != rank(), invalid_argument,
@@ -57,19 +72,28 @@ void Communicator::exchange(Context& ctx, std::span<const Rows> send, std::span<
     }
   if (ctx.planning()) return;
   for (const Rows& message : send) bytes_sent_ += message.rows.bytes();
-  transfer(ctx, send, receive);
+  Road& road = ctx.library<Road>();
+  road.begin.record(ctx.compute());
+  road.stream.wait(road.begin);
+  transfer(road.stream, send, receive);
+  done.record(road.stream);
 }
 
-void Communicator::all_gather_rows(Context& ctx, const Partition& parts, const Tensor& whole) {
+void Communicator::all_gather_messages(const Partition& parts, const Tensor& whole, std::vector<Rows>& send,
+                                       std::vector<Rows>& receive) const {
   BOREAS_CHECK(parts.num_parts() == size() && parts.size() == whole.rows(), shape,
                "all_gather_rows: {} parts of {} rows do not fit {} ranks and {}", parts.num_parts(), parts.size(),
                size(), to_string(whole));
-  std::vector<Rows> send, receive;
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == rank()) continue;
     send.push_back({peer, whole.slice(parts[rank()])});
     receive.push_back({peer, whole.slice(parts[peer])});
   }
+}
+
+void Communicator::all_gather_rows(Context& ctx, const Partition& parts, const Tensor& whole) {
+  std::vector<Rows> send, receive;
+  all_gather_messages(parts, whole, send, receive);
   exchange(ctx, send, receive);
 }
 

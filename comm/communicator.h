@@ -17,8 +17,9 @@ namespace boreas {
 ///
 /// Adjoint pairs: all_gather_rows and reduce_scatter_rows; an exchange and the one with send and receive swapped.
 ///
-/// Tensors on a GPU are queued on the context's stream like any other work, and may be recorded with it (see Recording)
-/// when the same was queued before: what ranks send each other for the first time connects them.
+/// Tensors on a GPU travel on a stream of their own, one message after the other in the order of the calls: what comes
+/// on this one after another. It forks from the context's stream and joins it again, so that both may be recorded (see
+/// Recording) when the same was queued before: what ranks send each other for the first time connects them.
 ///
 /// Errors: comm, naming the peer;  invalid_argument: rows that are not contiguous, a rank that does not exist.
 class Communicator {
@@ -43,11 +44,17 @@ class Communicator {
   /// Sends and receives at once, in any order and without deadlock. Two messages between the same ranks keep their
   /// order. Sizes must agree on both sides.
   void exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive);
+  /// The same beside what the context computes from here on, until it waits for `done`. Before that the rows sent may
+  /// not be written, those received not be touched. On the CPU it is over at once.
+  void start_exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive, Event& done);
 
   virtual void all_reduce(Context& ctx, const Tensor& x);           ///< x = sum of x over the ranks, in rank order
   virtual void broadcast(Context& ctx, const Tensor& x, int root);  ///< x = x of the root
   /// whole[parts[r]] = that of rank r, for all r.
   virtual void all_gather_rows(Context& ctx, const Partition& parts, const Tensor& whole);
+  /// What it sends and receives, for start_exchange.
+  void all_gather_messages(const Partition& parts, const Tensor& whole, std::vector<Rows>& send,
+                           std::vector<Rows>& receive) const;
   /// whole[parts[rank]] = sum over the ranks of their whole[parts[rank]], in rank order; other rows keep their values.
   virtual void reduce_scatter_rows(Context& ctx, const Partition& parts, const Tensor& whole);
   /// On the root whole[parts[r]] = `own` of rank r, for all r; on other ranks `whole` is empty.
@@ -73,7 +80,7 @@ class Communicator {
   int64_t bytes_sent() const { return bytes_sent_; }
 
  protected:
-  virtual void transfer(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) = 0;
+  virtual void transfer(const Stream& stream, std::span<const Rows> send, std::span<const Rows> receive) = 0;
   int64_t bytes_sent_ = 0;
 };
 

@@ -248,10 +248,10 @@ class Mpi final : public Communicator {
   }
 
  protected:
-  void transfer(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) override {
-    if (ctx.device().is_cuda()) {
-      BOREAS_CHECK(nccl_, internal, "tensors on {} are exchanged before connect", to_string(ctx.device()));
-      return nccl_->transfer(ctx, send, receive);
+  void transfer(const Stream& stream, std::span<const Rows> send, std::span<const Rows> receive) override {
+    if (stream.device().is_cuda()) {
+      BOREAS_CHECK(nccl_, internal, "tensors on {} are exchanged before connect", to_string(stream.device()));
+      return nccl_->transfer(stream, send, receive);
     }
     std::vector<MPI_Request> requests;
     for (const Rows& message : receive) post(message.rows.data(), message.rows.bytes(), message.rank, false, requests);

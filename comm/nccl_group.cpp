@@ -49,9 +49,9 @@ NcclGroup::~NcclGroup() {
   if (native_) ncclCommDestroy(native_of(native_));
 }
 
-void NcclGroup::transfer(Context& ctx, std::span<const Communicator::Rows> send,
+void NcclGroup::transfer(const Stream& on, std::span<const Communicator::Rows> send,
                          std::span<const Communicator::Rows> receive) {
-  const auto stream = static_cast<cudaStream_t>(ctx.compute().native());
+  const auto stream = static_cast<cudaStream_t>(on.native());
   const ncclComm_t comm = native_of(native_);
   check_nccl(ncclGroupStart(), "ncclGroupStart", native_);
   for (const auto& [rank, rows] : send)
@@ -84,7 +84,7 @@ namespace {
 std::string NcclGroup::make_id() { fail_without_nccl(); }
 NcclGroup::NcclGroup(const std::string&, int, int, Device) { fail_without_nccl(); }
 NcclGroup::~NcclGroup() = default;
-void NcclGroup::transfer(Context&, std::span<const Communicator::Rows>, std::span<const Communicator::Rows>) {}
+void NcclGroup::transfer(const Stream&, std::span<const Communicator::Rows>, std::span<const Communicator::Rows>) {}
 std::string NcclGroup::failure() const { return {}; }
 
 #endif

@@ -8,8 +8,8 @@ namespace boreas {
 /// Why the ranks of this build cannot compute on GPUs, in words; empty if they can.
 std::string why_no_nccl();
 
-/// A group of ranks, each with a GPU of its own. Messages are queued on the stream of the context, and may be recorded
-/// with what else is (see Recording); only the first ones between two ranks may not, because they connect these.
+/// A group of ranks, each with a GPU of its own. Messages are queued on a stream, and may be recorded with what else is
+/// (see Recording); only the first ones between two ranks may not, because they connect these.
 ///
 /// Errors: comm, with what NCCL says;  unsupported in a build without NCCL.
 class NcclGroup {
@@ -22,7 +22,8 @@ class NcclGroup {
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
 
-  void transfer(Context& ctx, std::span<const Communicator::Rows> send, std::span<const Communicator::Rows> receive);
+  void transfer(const Stream& on, std::span<const Communicator::Rows> send,
+                std::span<const Communicator::Rows> receive);
 
   /// What went wrong after it was queued; empty if nothing did. May be called by any thread.
   std::string failure() const;

@@ -82,68 +82,93 @@ RowExchange RowExchange::make(Communicator& ranks, const Partition& owners, std:
   return exchange;
 }
 
-void RowExchange::forward(Context& ctx, const Tensor& rows) const {
+void RowExchange::check(const Tensor& rows) const {
   BOREAS_CHECK(rows.rows() == num_rows_, shape, "row exchange: {} was given, {} rows are exchanged", to_string(rows),
                num_rows_);
-  if (is_local()) return;
+}
+
+void RowExchange::forward(Context& ctx, const Tensor& rows) const {
   const Scope scope(ctx);
-  // Messages are contiguous: a column slice goes through a copy.
-  const bool packed = rows.contiguous();
-  const auto room = [&](int64_t count) { return ctx.alloc(Keep::scratch, rows.dtype(), {count, rows.cols()}); };
-  if (kind_ == ExchangeKind::allgather) {
-    const Tensor whole = packed ? rows : room(num_rows_);
-    if (!packed) run(ctx, Copy{.x = rows.slice(own_), .y = whole.slice(own_)});
-    ranks_->all_gather_rows(ctx, owners_, whole);
-    if (!packed) run(ctx, Copy{.x = whole, .y = rows});
-    return;
-  }
-  const Tensor outgoing = room(num_sent_);
-  run(ctx, GatherRows{.x = rows.slice(own_), .ids = send_ids_, .y = outgoing});
-  const Tensor incoming = packed ? Tensor() : room(num_received());
-  const auto place = [&](const Range& at) {
-    if (packed) return rows.slice(at);
-    const int64_t skipped = at.begin >= own_.end ? own_.size() : 0;
-    return incoming.slice({at.begin - skipped, at.end - skipped});
-  };
-  std::vector<Communicator::Rows> send, receive;
-  for (const Peer& peer : peers_) {
-    if (peer.send.size() > 0) send.push_back({peer.rank, outgoing.slice(peer.send)});
-    if (peer.receive.size() > 0) receive.push_back({peer.rank, place(peer.receive)});
-  }
-  ranks_->exchange(ctx, send, receive);
-  if (packed) return;
-  run(ctx, Copy{.x = incoming.slice({0, own_.begin}), .y = rows.slice({0, own_.begin})});
-  run(ctx, Copy{.x = incoming.slice({own_.begin, num_received()}), .y = rows.slice({own_.end, num_rows_})});
+  finish_forward(ctx, start_forward(ctx, rows));
 }
 
 void RowExchange::backward(Context& ctx, const Tensor& d_rows) const {
-  BOREAS_CHECK(d_rows.rows() == num_rows_, shape, "row exchange: {} was given, {} rows are exchanged",
-               to_string(d_rows), num_rows_);
-  if (is_local()) return;
   const Scope scope(ctx);
+  finish_backward(ctx, start_backward(ctx, d_rows));
+}
+
+// Messages are contiguous: a column slice goes through a copy.
+RowExchange::Moving RowExchange::start_forward(Context& ctx, const Tensor& rows) const {
+  check(rows);
+  Moving moving{rows, {}, Event(ctx.device())};
+  if (is_local()) return moving;
+  const bool packed = rows.contiguous();
+  const auto room = [&](int64_t count) { return ctx.alloc(Keep::scratch, rows.dtype(), {count, rows.cols()}); };
+  std::vector<Communicator::Rows> send, receive;
+  if (kind_ == ExchangeKind::allgather) {
+    const Tensor whole = packed ? rows : room(num_rows_);
+    if (!packed) run(ctx, Copy{.x = rows.slice(own_), .y = whole.slice(own_)});
+    ranks_->all_gather_messages(owners_, whole, send, receive);
+    if (!packed) moving.messages = whole;
+  } else {
+    const Tensor outgoing = room(num_sent_);
+    run(ctx, GatherRows{.x = rows.slice(own_), .ids = send_ids_, .y = outgoing});
+    if (!packed) moving.messages = room(num_received());
+    for (const Peer& peer : peers_) {
+      if (peer.send.size() > 0) send.push_back({peer.rank, outgoing.slice(peer.send)});
+      if (peer.receive.size() > 0)
+        receive.push_back(
+            {peer.rank, packed ? rows.slice(peer.receive) : moving.messages.slice(among_received(peer.receive))});
+    }
+  }
+  ranks_->start_exchange(ctx, send, receive, moving.done);
+  return moving;
+}
+
+void RowExchange::finish_forward(Context& ctx, const Moving& moving) const {
+  ctx.compute().wait(moving.done);
+  if (!moving.messages) return;
+  const Tensor &rows = moving.rows, &received = moving.messages;
+  if (kind_ == ExchangeKind::allgather) return run(ctx, Copy{.x = received, .y = rows});
+  run(ctx, Copy{.x = received.slice({0, own_.begin}), .y = rows.slice({0, own_.begin})});
+  run(ctx, Copy{.x = received.slice({own_.begin, num_received()}), .y = rows.slice({own_.end, num_rows_})});
+}
+
+RowExchange::Moving RowExchange::start_backward(Context& ctx, const Tensor& d_rows) const {
+  check(d_rows);
+  Moving moving{d_rows, {}, Event(ctx.device())};
+  if (is_local() || kind_ == ExchangeKind::allgather) return moving;
   const bool packed = d_rows.contiguous();
   const auto room = [&](int64_t count) { return ctx.alloc(Keep::scratch, d_rows.dtype(), {count, d_rows.cols()}); };
-  if (kind_ == ExchangeKind::allgather) {
-    const Tensor whole = packed ? d_rows : room(num_rows_);
-    if (!packed) run(ctx, Copy{.x = d_rows, .y = whole});
-    ranks_->reduce_scatter_rows(ctx, owners_, whole);
-    if (!packed) run(ctx, Copy{.x = whole.slice(own_), .y = d_rows.slice(own_)});
-    return;
-  }
-  const Tensor incoming = room(num_sent_), outgoing = packed ? Tensor() : room(num_received());
+  moving.messages = room(num_sent_);
+  const Tensor outgoing = packed ? Tensor() : room(num_received());
   if (!packed) {
     run(ctx, Copy{.x = d_rows.slice({0, own_.begin}), .y = outgoing.slice({0, own_.begin})});
     run(ctx, Copy{.x = d_rows.slice({own_.end, num_rows_}), .y = outgoing.slice({own_.begin, num_received()})});
   }
   std::vector<Communicator::Rows> send, receive;
   for (const Peer& peer : peers_) {
-    const int64_t skipped = peer.receive.begin >= own_.end ? own_.size() : 0;
     if (peer.receive.size() > 0)
-      send.push_back({peer.rank, packed ? d_rows.slice(peer.receive)
-                                        : outgoing.slice({peer.receive.begin - skipped, peer.receive.end - skipped})});
-    if (peer.send.size() > 0) receive.push_back({peer.rank, incoming.slice(peer.send)});
+      send.push_back({peer.rank, packed ? d_rows.slice(peer.receive) : outgoing.slice(among_received(peer.receive))});
+    if (peer.send.size() > 0) receive.push_back({peer.rank, moving.messages.slice(peer.send)});
   }
-  ranks_->exchange(ctx, send, receive);
+  ranks_->start_exchange(ctx, send, receive, moving.done);
+  return moving;
+}
+
+void RowExchange::finish_backward(Context& ctx, const Moving& moving) const {
+  if (is_local()) return;
+  const Scope scope(ctx);
+  const Tensor& d_rows = moving.rows;
+  if (kind_ == ExchangeKind::allgather) {
+    const bool packed = d_rows.contiguous();
+    const Tensor whole = packed ? d_rows : ctx.alloc(Keep::scratch, d_rows.dtype(), {num_rows_, d_rows.cols()});
+    if (!packed) run(ctx, Copy{.x = d_rows, .y = whole});
+    ranks_->reduce_scatter_rows(ctx, owners_, whole);
+    if (!packed) run(ctx, Copy{.x = whole.slice(own_), .y = d_rows.slice(own_)});
+    return;
+  }
+  ctx.compute().wait(moving.done);
   const Tensor own = d_rows.slice(own_);
   const DType sum_type = accumulator_of(d_rows.dtype());
   const bool wide = sum_type == d_rows.dtype();
@@ -151,7 +176,7 @@ void RowExchange::backward(Context& ctx, const Tensor& d_rows) const {
   if (!wide) run(ctx, Copy{.x = own, .y = sum});
   for (const Peer& peer : peers_)
     if (peer.send.size() > 0)
-      run(ctx, ScatterAddRows{.x = incoming.slice(peer.send), .ids = send_ids_.columns(peer.send), .y = sum});
+      run(ctx, ScatterAddRows{.x = moving.messages.slice(peer.send), .ids = send_ids_.columns(peer.send), .y = sum});
   if (!wide) run(ctx, Copy{.x = sum, .y = own});
 }
 

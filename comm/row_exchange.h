@@ -49,7 +49,25 @@ class RowExchange {
   /// d_rows: [num_rows, C], floating; sums are kept in the accumulator type.
   void backward(Context& ctx, const Tensor& d_rows) const;
 
+  /// Each of them in two parts: what is queued in between is computed while the rows are on their way, and leaves them
+  /// alone: forward, the rows of others, and own rows may be read; backward, all of them. Both parts are called in the
+  /// same scope, which lends the memory for the messages.
+  struct Moving {
+    Tensor rows, messages;
+    Event done;
+  };
+  Moving start_forward(Context& ctx, const Tensor& rows) const;
+  void finish_forward(Context& ctx, const Moving& moving) const;
+  Moving start_backward(Context& ctx, const Tensor& d_rows) const;
+  void finish_backward(Context& ctx, const Moving& moving) const;
+
  private:
+  void check(const Tensor& rows) const;
+  /// Rows of others as they are numbered where own rows are left out.
+  Range among_received(Range rows) const {
+    const int64_t skipped = rows.begin >= own_.end ? own_.size() : 0;
+    return {rows.begin - skipped, rows.end - skipped};
+  }
   struct Peer {
     int rank;
     Range send;     ///< in send_ids_

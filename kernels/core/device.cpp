@@ -115,7 +115,8 @@ std::string uuid_of(Device device) {
 #endif
 }
 
-Stream::Stream(Stream&& other) noexcept : device_(other.device_), native_(std::exchange(other.native_, nullptr)) {}
+Stream::Stream(Stream&& other) noexcept
+    : device_(other.device_), priority_(other.priority_), native_(std::exchange(other.native_, nullptr)) {}
 
 Stream::~Stream() {
 #ifdef BOREAS_WITH_CUDA
@@ -129,7 +130,10 @@ void* Stream::native() const {
 #ifdef BOREAS_WITH_CUDA
   BOREAS_CUDA(cudaSetDevice(device_.index));
   cudaStream_t stream = nullptr;
-  BOREAS_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  int lowest = 0, highest = 0;
+  BOREAS_CUDA(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  BOREAS_CUDA(
+      cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority_ == Priority::high ? highest : lowest));
   return native_ = stream;
 #else
   fail_without_cuda();

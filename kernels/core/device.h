@@ -43,7 +43,8 @@ class Event;
 /// when it is first used, so that a context that only plans needs no GPU. Used by one thread at a time.
 class Stream {
  public:
-  explicit Stream(Device device) : device_(device) {}
+  enum class Priority : uint8_t { normal, high };  ///< high: its work goes before that of others as places come free
+  explicit Stream(Device device, Priority priority = Priority::normal) : device_(device), priority_(priority) {}
   ~Stream();
   Stream(Stream&& other) noexcept;
   Stream& operator=(Stream&&) = delete;
@@ -55,6 +56,7 @@ class Stream {
 
  private:
   Device device_;
+  Priority priority_ = Priority::normal;
   mutable void* native_ = nullptr;
 };
 
