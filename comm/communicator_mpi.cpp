@@ -92,7 +92,8 @@ class Watchdog {
 
  private:
   static constexpr auto kInterval = 200ms;
-  static constexpr int kLost = 30;  // intervals, of this rank's own time: one that was halted itself starts again
+  static constexpr auto kPatience = 1s;  // NCCL fails too when a rank ends; what ends it may speak first
+  static constexpr int kLost = 30;       // intervals, of this rank's own time: one that was halted itself starts again
 
   int before() const { return (rank_ + size_ - 1) % size_; }
   int after() const { return (rank_ + 1) % size_; }
@@ -105,7 +106,8 @@ class Watchdog {
     int num_silent = 0;
     std::unique_lock lock(mutex_);
     while (!wake_.wait_for(lock, kInterval, [&] { return ends_; })) {
-      if (const std::string failure = failure_(); !failure.empty()) end_job(failure, kFailed, delay_of(rank_));
+      if (const std::string failure = failure_(); !failure.empty())
+        end_job(failure, kFailed, kPatience + delay_of(rank_));
       MPI_Send(nullptr, 0, MPI_BYTE, after(), 0, comm_);
       ++num_sent_;
       ++num_silent;

@@ -61,16 +61,28 @@ int64_t AttentionBlock::num_items(const Tensor& x) const {
   return x.rows() / num_nodes();
 }
 
-Tensor AttentionBlock::gather_keys_values(Context& ctx, Keep keep, const Tensor& projected, int64_t items) const {
+Tensor AttentionBlock::project(Context& ctx, Keep keep, const Tensor& x, const Tensor& projected,
+                               NormedLinear::Saved* saved) const {
+  const Tensor own = own_keys_values(projected);
+  if (rows_->is_local()) {
+    projections_.forward(ctx, {.x = x}, {.y = projected}, saved);
+    return own;
+  }
+  const int64_t items = num_items(x);
+  const Tensor all = ctx.alloc(keep, projected.dtype(), {items * rows_->num_rows(), own.cols()});
+  const Scope scope(ctx);
+  const Tensor normed = projections_.normalise(ctx, x, saved);
   const int64_t width = shape_.attention_channels;
-  const Tensor own = projected.columns({width, 3 * width});
-  if (rows_->is_local()) return own;
-  const Tensor all = ctx.alloc(keep, projected.dtype(), {items * rows_->num_rows(), 2 * width});
+  projections_.map(ctx, normed, projected, {width, 3 * width});
+  std::vector<RowExchange::Moving> moving;
   for (int64_t i = 0; i < items; ++i) {
     const Tensor item = all.slice(all_rows(i));
     run(ctx, Copy{.x = own.slice(own_rows(i)), .y = item.slice(rows_->own())});
-    rows_->forward(ctx, item);
+    moving.push_back(rows_->start_forward(ctx, item));
   }
+  projections_.map(ctx, normed, projected, {0, width});
+  if (edges_) projections_.map(ctx, normed, projected, {3 * width, 4 * width});
+  for (const RowExchange::Moving& rows : moving) rows_->finish_forward(ctx, rows);
   return all;
 }
 
@@ -167,10 +179,8 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
   const Keep keep = keep_if(saved);
   const DType dtype = projection_.dtype();
   const int64_t rows = in.x.rows(), items = num_items(in.x);
-
   s.projected = ctx.alloc(keep, dtype, {rows, num_parts() * shape_.attention_channels});
-  projections_.forward(ctx, {.x = in.x}, {.y = s.projected}, saved ? &s.projection : nullptr);
-  s.keys_values = gather_keys_values(ctx, keep, s.projected, items);
+  s.keys_values = project(ctx, keep, in.x, s.projected, saved ? &s.projection : nullptr);
   const Tensor raw_q = part(s.projected, 0), raw_k = keys(s.keys_values), v = values(s.keys_values);
   s.q_stats = q_norm_.alloc_stats(ctx, keep, raw_q);
   s.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
@@ -219,7 +229,7 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
     const Tensor d_projected = ctx.alloc(Keep::scratch, dtype, {rows, num_parts() * shape_.attention_channels});
     const Tensor raw_q = part(saved.projected, 0), raw_k = keys(saved.keys_values), v = values(saved.keys_values);
     const int64_t width = shape_.attention_channels;
-    const Tensor d_own = d_projected.columns({width, 3 * width});
+    const Tensor d_own = own_keys_values(d_projected);
     const Tensor d_keys_values =
         rows_->is_local() ? d_own : ctx.alloc(Keep::scratch, dtype, {items * rows_->num_rows(), 2 * width});
     const Tensor d_q = part(d_projected, 0), d_k = keys(d_keys_values), d_v = values(d_keys_values);
@@ -228,7 +238,6 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
       // d_p is the gradient of both the attention and r.
       const Tensor d_p =
           edges_ ? part(d_projected, 3) : ctx.alloc(Keep::scratch, dtype, {rows, shape_.attention_channels});
-      projection_.backward_parameters(ctx, saved.attended, d_middle);
       projection_.backward_input(ctx, d_middle, d_p);
       const Tensor q = q_norm_.forward(ctx, raw_q, saved.q_stats), k = k_norm_.forward(ctx, raw_k, saved.k_stats);
       Tensor features, d_features;
@@ -261,14 +270,19 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
       }
       if (edges_) edges_->finish_gradient(ctx, in.edge_attributes, d_features, d_in.edge_attributes);
     }
-    q_norm_.backward(ctx, raw_q, saved.q_stats, d_q);
     k_norm_.backward(ctx, raw_k, saved.k_stats, d_k);
-    if (!rows_->is_local())
-      for (int64_t i = 0; i < items; ++i) {
-        const Tensor item = d_keys_values.slice(all_rows(i));
-        rows_->backward(ctx, item);
-        run(ctx, Copy{.x = item.slice(rows_->own()), .y = d_own.slice(own_rows(i))});
+    {
+      const Scope travel(ctx);
+      std::vector<RowExchange::Moving> moving;
+      for (int64_t i = 0; i < items && !rows_->is_local(); ++i)
+        moving.push_back(rows_->start_backward(ctx, d_keys_values.slice(all_rows(i))));
+      q_norm_.backward(ctx, raw_q, saved.q_stats, d_q);
+      projection_.backward_parameters(ctx, saved.attended, d_middle);
+      for (size_t i = 0; i < moving.size(); ++i) {
+        rows_->finish_backward(ctx, moving[i]);
+        run(ctx, Copy{.x = moving[i].rows.slice(rows_->own()), .y = d_own.slice(own_rows(int64_t(i)))});
       }
+    }
     projections_.backward(ctx, {.x = in.x}, saved.projection, {.y = d_projected}, {.x = d_in.x}, d_middle);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);

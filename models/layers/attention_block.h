@@ -28,9 +28,10 @@ namespace boreas {
 /// Alias    y may be x when nothing is saved; d_in.x may be d_out.y
 /// Saves    the projections (p in the place of r), h, the MLP before its activations; if kept briefly also norms and
 ///          activations, which are else computed again
-/// Ranks    x holds this rank's nodes; keys and values of others come by the exchange, after the projection. For the
-///          window, `rows` are consecutive positions of the sequence. With `heads` the exchange has own rows only, the
-///          graph is whole, and attention is between all rows, head by head: see HeadSharding.
+/// Ranks    x holds this rank's nodes; keys and values of others come by the exchange while q and r are projected, and
+///          their gradients go home beside that of W_p. For the window, `rows` are consecutive positions of the
+///          sequence. With `heads` the exchange has own rows only, the graph is whole, and attention is between all
+///          rows, head by head: see HeadSharding.
 /// Source   Shi et al. 2021 (graph); Vaswani et al. 2017, Beltagy et al. 2020 (window)
 class AttentionBlock {
  public:
@@ -77,7 +78,12 @@ class AttentionBlock {
   Tensor values(const Tensor& keys_values) const {
     return keys_values.columns({shape_.attention_channels, 2 * shape_.attention_channels});
   }
-  Tensor gather_keys_values(Context& ctx, Keep keep, const Tensor& projected, int64_t items) const;
+  /// k | v of own nodes, in an array shaped as `projected`.
+  Tensor own_keys_values(const Tensor& projected) const {
+    return projected.columns({shape_.attention_channels, 3 * shape_.attention_channels});
+  }
+  /// Fills `projected` and returns k | v of all rows.
+  Tensor project(Context& ctx, Keep keep, const Tensor& x, const Tensor& projected, NormedLinear::Saved* saved) const;
   HeadArrays forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in, const Tensor& p) const;
   void backward_heads(Context& ctx, const HeadArrays& arrays, const Tensor& features, const Tensor& d_p,
                       const EdgeAttention::Arguments& d_in) const;

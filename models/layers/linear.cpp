@@ -29,6 +29,15 @@ void Linear::forward(Context& ctx, const Tensor& x, const Tensor& y, const Tenso
   run(ctx, op);
 }
 
+void Linear::forward_rows(Context& ctx, const Tensor& x, const Tensor& y, Range rows) const {
+  LinearForward op;
+  op.x = x;
+  op.weight = weight_->value.slice(rows);
+  if (bias_) op.bias = bias_->value.columns(rows);
+  op.y = y;
+  run(ctx, op);
+}
+
 void Linear::forward_gelu(Context& ctx, const Tensor& x, const Tensor& before, const Tensor& y) const {
   LinearForward op;
   op.x = x;

@@ -28,6 +28,8 @@ class Linear {
   int64_t out() const { return weight_->shape[0]; }
   DType dtype() const { return weight_->value.dtype(); }
   void forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& residual = {}) const;
+  /// y = W[rows] x + b[rows]
+  void forward_rows(Context& ctx, const Tensor& x, const Tensor& y, Range rows) const;
   /// y = GELU(before), before = W x + b; `before` may be empty.
   void forward_gelu(Context& ctx, const Tensor& x, const Tensor& before, const Tensor& y) const;
   /// Gradients of weight and bias.

@@ -41,16 +41,25 @@ void LayerNorm::backward(Context& ctx, const Tensor& x, const Tensor& stats, con
   run(ctx, op);
 }
 
-void NormedLinear::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+Tensor NormedLinear::normalise(Context& ctx, const Tensor& x, Saved* saved) const {
   if (saved) saved->begin = ctx.arena().mark(Keep::saved);
-  const Scope scope(ctx);
   const bool brief = saved && saved->brief;
-  const Tensor stats = norm_.alloc_stats(ctx, keep_if(saved), in.x);
-  const Tensor normed = ctx.alloc(brief ? Keep::saved : Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
-  norm_.forward(ctx, in.x, normed, stats);
-  if (out.y) linear_.forward(ctx, normed, out.y);
+  const Tensor stats = norm_.alloc_stats(ctx, keep_if(saved), x);
+  const Tensor normed = ctx.alloc(brief ? Keep::saved : Keep::scratch, norm_.dtype(), {x.rows(), x.cols()});
+  norm_.forward(ctx, x, normed, stats);
   if (saved) saved->stats = stats;
   if (brief) saved->normed = normed;
+  return normed;
+}
+
+void NormedLinear::map(Context& ctx, const Tensor& normed, const Tensor& y, Range columns) const {
+  linear_.forward_rows(ctx, normed, y.columns(columns), columns);
+}
+
+void NormedLinear::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+  const Scope scope(ctx);
+  const Tensor normed = normalise(ctx, in.x, saved);
+  if (out.y) linear_.forward(ctx, normed, out.y);
 }
 
 void NormedLinear::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out,

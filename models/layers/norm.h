@@ -55,6 +55,9 @@ class NormedLinear {
   NormedLinear(LayerNorm norm, Linear linear) : norm_(norm), linear_(linear) {}
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
+  /// forward in steps: LN(x), lent by the caller's scope, then any columns of y.
+  Tensor normalise(Context& ctx, const Tensor& x, Saved* saved) const;
+  void map(Context& ctx, const Tensor& normed, const Tensor& y, Range columns) const;
   /// `d_residual`, the gradient that reaches x by another way, is added to d_x and may be d_x.
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in,
                 const Tensor& d_residual = {}) const;

@@ -18,7 +18,7 @@ namespace {
 
 using test::world;
 
-constexpr int64_t kSteps = 8;
+constexpr int64_t kSteps = 4;
 
 class TrainingCudaRanks : public testing::Test {
  protected:

@@ -33,13 +33,15 @@ struct Model {
         model(c.config, shape(), small_graph(), store, {.ranks = ranks, .exchange = c.exchange, .kind = c.kind}) {
     store.materialise(3);
     // The same values whatever the number of ranks: a function of name and position in the whole array.
-    store.for_each([&](const std::string& name, Tensor value, Tensor) {
-      const Philox rng(9, std::hash<std::string>()(name));
-      const int64_t first = store.shards_of(name).rows.begin * value.cols();
-      std::vector<double> values(size_t(value.size()));
-      for (size_t i = 0; i < values.size(); ++i) values[i] = 0.4 * rng.normal(uint64_t(first) + i);
-      fill_from_host(value, values);
-    });
+    std::vector<double> values(size_t(store.flat_size()), 0.0);
+    store.for_each_in(Tensor(values.data(), DType::f64, {store.flat_size()}),
+                      [&](const std::string& name, const Tensor& value) {
+                        const Philox rng(9, std::hash<std::string>()(name));
+                        const int64_t first = store.shards_of(name).rows.begin * value.cols();
+                        for (int64_t i = 0; i < value.size(); ++i)
+                          value.as<double>()[i] = 0.4 * rng.normal(uint64_t(first + i));
+                      });
+    fill_from_host(store.flat_masters(), values);
     store.round_masters();
   }
 
@@ -98,8 +100,10 @@ inline Results compute(Model& m, Communicator* ranks, const std::vector<double>&
   model.backward(ctx, {.x = x}, saved, {.y = g}, {.x = d_x});
   if (ranks) ranks->all_reduce(ctx, m.store.flat_gradients().columns(m.store.replicated()));
   Results results{m.place.values(y), m.place.values(d_x), {}};
-  m.store.for_each(
-      [&](const std::string& name, Tensor, Tensor grad) { results.gradients[name] = m.place.values(grad); });
+  std::vector<double> gradients = m.place.values(m.store.flat_gradients());
+  m.store.for_each_in(
+      Tensor(gradients.data(), DType::f64, {m.store.flat_size()}),
+      [&](const std::string& name, const Tensor& gradient) { results.gradients[name] = values_of(gradient); });
   return results;
 }
 
