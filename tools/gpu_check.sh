@@ -11,7 +11,8 @@
 #   --out DIR         where the benches' results go (default bench/results)
 #
 #   tests       every tests/*/test_*_cuda.cpp: parity with the CPU, repeatability, planned memory
-#   ranks       every tests/*/test_*_cuda_ranks.cpp on 2 and 3 ranks, which share a GPU where there are fewer GPUs
+#   ranks       every tests/*/test_*_cuda_ranks.cpp on 2 and 3 ranks; where there are fewer GPUs they share one, which is
+#               slow: then in short form, and on 3 ranks the communicator's only
 #   ptx         the kernels' tests, in short form, from a build that has compute_80 PTX alone: what GPUs before Hopper
 #               run, compiled by the driver
 #   sanitizers  the kernels' tests, in short form (BOREAS_QUICK_TESTS=1), under compute-sanitizer memcheck, racecheck,
@@ -135,7 +136,11 @@ if wants ranks; then
   for test in $rank_tests; do
     for ranks in 2 3; do
       if ! command -v mpirun > /dev/null; then record ranks "$test" "not run" 0 "mpirun is not installed"; continue; fi
-      share=; [ "$ranks" -le "$num_gpus" ] || share=BOREAS_SHARE_GPU=1
+      share=
+      if [ "$ranks" -gt "$num_gpus" ]; then
+        [ "$ranks" -eq 2 ] || [ "$test" = test_communicator_cuda_ranks ] || continue
+        share="BOREAS_SHARE_GPU=1 BOREAS_QUICK_TESTS=1"
+      fi
       attempt ranks "${test}_$ranks" 300 env $share mpirun -n $ranks "$build_dir/tests/$test" --gtest_brief=1
     done
   done
