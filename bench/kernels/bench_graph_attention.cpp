@@ -144,7 +144,6 @@ void add_gpu_cases() {
           const bool is_degree3 = std::string(version) == "degree3", is_tiles = std::string(version) == "tiles";
           if ((is_degree3 && std::string(graph) != "h_to_era") || (is_tiles && std::string(graph) != "h_to_h"))
             continue;
-          const char* const backward = is_tiles ? "vectors" : version;  // "tiles" is forward only
           const auto add = [=](const char* pass, auto body) {
             const std::string name = fmt::format("graph_attention/gpu/{}/{}/{}/d:{}/{}", pass, graph,
                                                  hilbert ? "hilbert" : "natural", head_size, version);
@@ -163,7 +162,7 @@ void add_gpu_cases() {
           add("forward_backward", [=](benchmark::State& state, Problem& p) {
             bench::measure_cold(state, *p.ctx, p.forward_bytes() + p.backward_bytes(), [&] {
               p.run_version(version, p.forward);
-              p.run_version(backward, p.backward);
+              p.run_version(version, p.backward);
             });
           });
         }

@@ -62,14 +62,21 @@ void add_edges(const Where& where, const std::string& choice) {
       });
 }
 
-template <int head_size, int kWarps, int kTile, int kStages>
+template <int head_size, int kWarps, int kTile>
 void add_tiles(const Where& where) {
+  const std::string name = fmt::format("tiles:{}/warps:{}", kTile, kWarps);
   add(
-      where, "forward", fmt::format("tiles:{}/stages:{}/warps:{}", kTile, kStages, kWarps),
-      [](const Problem& p) { return p.forward_bytes(); },
+      where, "forward", name, [](const Problem& p) { return p.forward_bytes(); },
       [](cudaStream_t stream, const Problem& p, const BackwardScratch&) {
-        tiles::launch_forward<head_size, kWarps, kTile, kStages>(stream, p.forward);
+        tiles::launch_forward<head_size, kWarps, kTile>(stream, p.forward);
       });
+  if constexpr (kTile <= 4 && kWarps <= 12)
+    add(
+        where, "destinations", name,
+        [](const Problem& p) { return double(p.forward.q.bytes()) * 3 + double(p.forward.k.bytes()) * 2; },
+        [](cudaStream_t stream, const Problem& p, const BackwardScratch& scratch) {
+          tiles::launch_destinations<head_size, kWarps, kTile>(stream, p.backward, scratch);
+        });
 }
 
 template <int head_size, int kAhead, int kBlocks>
@@ -96,8 +103,9 @@ void add_head_size(const std::string& graph, bool hilbert) {
   add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 256, 2>(where, "streamed:2x3");
   add_edges<head_size, 1, StreamedEdges<One, 2, 3>, 128, 3>(where, "streamed:2x3");
   add_edges<head_size, 2, StreamedEdges<Two, 1, 4>, 128, 3>(where, "streamed:1x4");
-  add_tiles<head_size, 10, 4, 2>(where);
-  add_tiles<head_size, 10, 8, 2>(where);
+  add_tiles<head_size, 12, 8>(where);
+  add_tiles<head_size, 14, 4>(where);
+  add_tiles<head_size, 12, 4>(where);
   add_sources<head_size, 2, 8>(where);
   add_sources<head_size, 3, 7>(where);
   add_sources<head_size, 4, 5>(where);

@@ -53,12 +53,25 @@ __device__ inline void copy_async(void* shared, const void* global, bool valid) 
                "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
+/// The same, but if there is nothing to copy, nothing is written.
+__device__ inline void copy_async_if(bool valid, void* shared, const void* global) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p cp.async.cg.shared.global [%0], [%1], 16;\n}\n" ::"r"(
+                   uint32_t(__cvta_generic_to_shared(shared))),
+               "l"(global), "r"(int(valid))
+               : "memory");
+}
 /// The same through the first-level cache, for what neighbouring warps read too: `bytes` bytes, then zeros up to 16.
 __device__ inline void copy_async_cached(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),
                "l"(global), "r"(bytes)
                : "memory");
 }
+/// The same address, as a value that the compiler keeps in registers and does not put together again at each use.
+__device__ inline const char* kept(const char* address) {
+  asm volatile("" : "+l"(address));
+  return address;
+}
+
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /// Waits for all but the kPending latest groups of copies of this thread.

@@ -16,26 +16,18 @@ bool supports_shape(const Op& op) {
          op.k.rows() <= kMostSources;
 }
 
-bool may_run_on([[maybe_unused]] Device device) {
-#ifdef BOREAS_WITH_CUDA
-  return runs_on(device);
-#else
-  return true;
-#endif
-}
-
 }  // namespace
 
 bool supports(const GraphAttentionForward& op) {
   return supports_shape(op) && rows_are_aligned(op.q) && rows_are_aligned(op.k) && rows_are_aligned(op.v) &&
          rows_are_aligned(op.edge_attributes) && rows_are_aligned(op.r) && rows_are_aligned(op.o) &&
-         may_run_on(op.q.device());
+         may_run_hopper_kernels(op.q.device());
 }
 
 bool supports(const GraphAttentionBackward& op) {
   return supports_shape(op) && op.d_edge_attributes.cols() <= kGradientSlots && rows_are_aligned(op.q) &&
          rows_are_aligned(op.k) && rows_are_aligned(op.v) && rows_are_aligned(op.edge_attributes) &&
-         rows_are_aligned(op.d_o) && rows_are_aligned(op.d_q) && may_run_on(op.q.device());
+         rows_are_aligned(op.d_o) && rows_are_aligned(op.d_q) && may_run_hopper_kernels(op.q.device());
 }
 
 int64_t scratch_bytes(const GraphAttentionForward&) { return 0; }

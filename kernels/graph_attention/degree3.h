@@ -42,7 +42,6 @@ int64_t scratch_bytes(const GraphAttentionForward& op);
 int64_t scratch_bytes(const GraphAttentionBackward& op);
 
 // In builds with CUDA.
-bool runs_on(Device device);  ///< a Hopper GPU, and machine code for it in this build
 void launch(Context& ctx, const GraphAttentionForward& op, Tensor scratch);
 void launch(Context& ctx, const GraphAttentionBackward& op, Tensor scratch);
 

@@ -2,19 +2,6 @@
 
 namespace boreas::cuda::degree3 {
 
-bool runs_on(Device device) {
-  if (!device.is_cuda() || device.index < 0 || num_cuda_devices() == 0) return true;  // a plan, for Hopper
-  static const bool is_built_for_hopper = [] {
-    cudaFuncAttributes compiled;
-    const cudaError_t status = cudaFuncGetAttributes(&compiled, attend<32, Forward>);
-    if (status != cudaSuccess) (void)cudaGetLastError();  // or the next launch would be blamed for it
-    return status == cudaSuccess && compiled.ptxVersion >= 90;
-  }();
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index);
-  return major == 9 && is_built_for_hopper;
-}
-
 void launch(Context& ctx, const GraphAttentionForward& op, Tensor) {
   launch_forward(stream_of(ctx), op, num_blocks(op.q.rows()));
 }

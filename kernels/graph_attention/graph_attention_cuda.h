@@ -65,9 +65,18 @@ inline bool rows_are_aligned(const Tensor& tensor) {
                             (tensor.rows() <= 1 || tensor.row_stride() * element % 16 == 0));
 }
 
-/// Parts of the destinations that the gradients of w_edge and b_edge are summed over first. A function of shapes only.
+/// Whether kernels for Hopper may be chosen: a Hopper GPU, and machine code for it in this build; or no GPU, where a
+/// plan is made.
+#ifdef BOREAS_WITH_CUDA
+bool may_run_hopper_kernels(Device device);
+#else
+inline bool may_run_hopper_kernels(Device) { return true; }
+#endif
+
+/// Parts of the destinations that the gradients of w_edge and b_edge are summed over first. A function of shapes only:
+/// at 512 channels, as many blocks as are resident at once.
 inline int64_t weight_gradient_parts(int64_t num_dst) {
-  return std::clamp<int64_t>(num_dst / 64, 1, 2 * kMultiprocessors);
+  return std::clamp<int64_t>(num_dst / 64, 1, kMultiprocessors * 5 / 4);
 }
 
 /// Scratch memory of backward in the versions for graphs of any degree. `mean_width`: values kept for the attributes of

@@ -562,7 +562,7 @@ constexpr int kSumValues = 32, kSumRows = 8;
   const int64_t index = int64_t(blockIdx.x) * kSumValues + column, size = int64_t(num_channels) * width;
   float sum = 0;
   if (index < size) {
-#pragma unroll 4
+#pragma unroll 8
     for (int part = row; part < num_parts; part += kSumRows) sum += partials[part * size + index];
   }
   sums[row][column] = sum;

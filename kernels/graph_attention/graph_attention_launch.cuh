@@ -96,7 +96,13 @@ void launch_forward(cudaStream_t stream, const GraphAttentionForward& op) {
 
 template <class L>
 void launch_forward(cudaStream_t stream, const GraphAttentionForward& op) {
-  launch_forward<L, typename Tuning<L>::ForwardEdges, Tuning<L>::kThreads, Tuning<L>::kForwardBlocks>(stream, op);
+  if constexpr (L::kWidth == 8 && L::kVectors == 1 && L::kLanes == 4) {
+    // Two vectors a lane: fewer lanes share a head. Backward has no registers for that, larger heads do not gain.
+    using Wide = Layout<typename L::T, L::kWidth, L::kLanes / 2, 2, L::kSlots>;
+    launch_forward<Wide, StreamedEdges<Wide, 1, 4>, 128, 3>(stream, op);
+  } else {
+    launch_forward<L, typename Tuning<L>::ForwardEdges, Tuning<L>::kThreads, Tuning<L>::kForwardBlocks>(stream, op);
+  }
 }
 
 /// The destination pass of backward.
@@ -124,9 +130,9 @@ void launch_destinations(cudaStream_t stream, const GraphAttentionBackward& op, 
                 kThreads, shared_bytes, stream, p);
 }
 
-/// Sources of a warp in the source pass: such that it has about 48 edges.
+/// Sources of a warp in the source pass: such that it has about 28 edges.
 inline int64_t sources_of_a_warp(const GraphAttentionBackward& op) {
-  return std::clamp<int64_t>(48 * op.k.rows() / std::max<int64_t>(op.graph->num_edges(), 1), 1, 16);
+  return std::clamp<int64_t>(28 * op.k.rows() / std::max<int64_t>(op.graph->num_edges(), 1), 1, 16);
 }
 
 template <class L, class Weight, int kAhead, int kBlocks>
@@ -154,8 +160,12 @@ void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const
 
 template <class L, class Weight>
 void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const void* weights) {
-  launch_sources<L, Weight, Tuning<L>::kSourcesAhead, Tuning<L>::kSourceBlocks>(stream, op, weights,
-                                                                                sources_of_a_warp(op));
+  const int64_t run = sources_of_a_warp(op);
+  if constexpr (L::kAligned && L::kVectors == 1) {
+    // Few edges a source: more warps are worth more than edges ahead.
+    if (op.graph->num_edges() < 24 * op.k.rows()) return launch_sources<L, Weight, 3, 7>(stream, op, weights, run);
+  }
+  launch_sources<L, Weight, Tuning<L>::kSourcesAhead, Tuning<L>::kSourceBlocks>(stream, op, weights, run);
 }
 
 /// d_w_edge and d_b_edge; on tensor cores where they fit.

@@ -1,17 +1,18 @@
-// The version of graph attention forward on tensor cores, for graphs of few edges a destination: what it takes. How it
-// works: graph_attention_tiles_kernels.cuh.
+// The version of graph attention on tensor cores, for graphs of few edges a destination: what it takes. Its scratch
+// memory is that of the version for aligned rows. How it works: graph_attention_tiles_kernels.cuh.
 #pragma once
 
 #include "kernels/graph_attention/graph_attention_cuda.h"
 
 namespace boreas::cuda::graph_attention::tiles {
 
-/// bf16, heads of 32 or 64 channels, a multiple of 256 channels in all, at most 15 attributes, at most 12 edges a
-/// destination on average, rows of 16-byte alignment, and a Hopper GPU (or none, where a plan is made).
+/// bf16, heads of 32, 64 or 128 channels, a multiple of 256 channels in all, at most 15 attributes, at most 12 edges
+/// a destination on average, rows of 16-byte alignment, and a Hopper GPU (or none, where a plan is made).
 bool supports(const GraphAttentionForward& op);
+bool supports(const GraphAttentionBackward& op);
 
 // In builds with CUDA.
-bool runs_on(Device device);  ///< a Hopper GPU, and machine code for it in this build
 void launch(Context& ctx, const GraphAttentionForward& op, Tensor scratch);
+void launch(Context& ctx, const GraphAttentionBackward& op, Tensor scratch);
 
 }  // namespace boreas::cuda::graph_attention::tiles

@@ -4,21 +4,16 @@
 
 namespace boreas::cuda::graph_attention::tiles {
 
-bool runs_on(Device device) {
-  if (!device.is_cuda() || device.index < 0 || num_cuda_devices() == 0) return true;  // a plan, for Hopper
-  static const bool is_built_for_hopper = [] {
-    cudaFuncAttributes compiled;
-    const cudaError_t status = cudaFuncGetAttributes(&compiled, forward_kernel<32, kWarps, kTile, kStages>);
-    if (status != cudaSuccess) (void)cudaGetLastError();  // or the next launch would be blamed for it
-    return status == cudaSuccess && compiled.ptxVersion >= 90;
-  }();
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index);
-  return major == 9 && is_built_for_hopper;
+void launch(Context& ctx, const GraphAttentionForward& op, Tensor) {
+  dispatch_head_size(head_size_of(op), [&]<int D>() { launch_forward<D>(stream_of(ctx), op); });
 }
 
-void launch(Context& ctx, const GraphAttentionForward& op, Tensor) {
-  dispatch_head_size(head_size_of(op), [&]<int D>() { launch_forward<D, kWarps, kTile, kStages>(stream_of(ctx), op); });
+void launch(Context& ctx, const GraphAttentionBackward& op, Tensor scratch_memory) {
+  ScratchPieces pieces(scratch_memory.data());
+  const BackwardScratch scratch(pieces, op, kMostVectorAttributes);
+  dispatch_head_size(head_size_of(op), [&]<int D>() { launch_destinations<D>(stream_of(ctx), op, scratch); });
+  launch_weight_gradients<bfloat16>(stream_of(ctx), op, scratch, kMostVectorAttributes, true);
+  launch_source_pass(ctx, op, {.data = scratch.edge_weights, .dtype = DType::f32});
 }
 
 }  // namespace boreas::cuda::graph_attention::tiles

@@ -80,6 +80,7 @@ constexpr GraphAttentionVersion<GraphAttentionForward> kForwardVersions[] = {
 };
 constexpr GraphAttentionVersion<GraphAttentionBackward> kBackwardVersions[] = {
     {"degree3", degree3::supports, degree3::scratch_bytes, BOREAS_LAUNCHER(degree3::launch)},
+    {"tiles", tiles::supports, vectors_scratch, BOREAS_LAUNCHER(tiles::launch)},
     {"vectors", supports_vectors, vectors_scratch, BOREAS_LAUNCHER(launch_vectors)},
     {"general", supports_general, general_scratch, BOREAS_LAUNCHER(launch_general)},
 };

@@ -63,7 +63,7 @@ TEST(GraphAttentionDegree3Cuda, IsTheFirstChoiceWhereItRuns) {
   BOREAS_SKIP_WITHOUT_GPU();
 #ifdef BOREAS_WITH_CUDA
   Both both(degree3_cases(40)[0]);
-  const bool runs = cuda::degree3::runs_on(Device::cuda(0));
+  const bool runs = cuda::graph_attention::may_run_hopper_kernels(Device::cuda(0));
   EXPECT_EQ(cuda::version_for(both.device.forward).name == std::string("degree3"), runs);
   EXPECT_EQ(cuda::version_for(both.device.backward).name == std::string("degree3"), runs);
 #endif

@@ -51,8 +51,12 @@ inline uint32_t transpose_matrix(uint32_t rows) {
   return element(2 * p, g) | element(2 * p + 1, g) << 16;
 }
 
+inline const char* kept(const char* address) { return address; }
 inline void copy_async(void* shared, const void* global, bool valid) {
   emulation::Block::current().copy_async(shared, global, valid ? 16 : 0, 16);
+}
+inline void copy_async_if(bool valid, void* shared, const void* global) {
+  if (valid) copy_async(shared, global, true);
 }
 inline void copy_async_cached(void* shared, const void* global, int bytes) {
   emulation::Block::current().copy_async(shared, global, size_t(bytes), 16);
