@@ -35,21 +35,24 @@ struct EnumNames<WindowAttentionKernel> {
 ///   o_i = sum_j alpha_ij v_j,   alpha_ij = softmax_j(scale * q_i . k_j)   over |i - j| <= window, both ends included
 ///
 /// The window is cut off, not wrapped, at the ends of the sequence; a negative window means all j. Computed on tiles
-/// with a running softmax: memory grows with S, never with S * S or S * window.
+/// with a running softmax: memory grows with S, never with S * S or S * window. Queries may be a stretch of the
+/// sequence: row r of q, o and stats is i = first_query + r.
 ///
-/// Shapes   q, k, v, o: [S, H*D]; channel index = head * D + c   stats: [S, H]
+/// Shapes   q, o: [R, H*D], first_query + R <= S   k, v: [S, H*D]; channel index = head * D + c   stats: [R, H]
 /// Types    CPU: f64 | f32; GPU: f32 | bf16; equal; stats in the accumulator type
 /// Saves    stats: log sum_j exp(scale * q_i . k_j)
 /// Alias    none.        Repeatable: yes, for any number of threads.
-/// Errors   shape: a size disagrees;  invalid_argument: dtypes differ, num_heads < 1, scale < 0 or not finite
+/// Errors   shape: a size disagrees, queries outside of the sequence;  invalid_argument: dtypes differ, num_heads < 1,
+///          scale < 0 or not finite
 ///          unsupported: the device or the kernel that is demanded does not compute this type or head size
 /// Source   Vaswani et al. 2017, section 3.2; running softmax: Milakov, Gimelshein 2018; tiles: Dao et al. 2022
 struct WindowAttentionForward {
   static constexpr const char* name = "window_attention_forward";
   Tensor q = {}, k = {}, v = {};
   int64_t num_heads = 1;
-  int64_t window = -1;  ///< < 0: global
-  double scale = 0;     ///< 0: 1 / sqrt(D)
+  int64_t window = -1;      ///< < 0: global
+  double scale = 0;         ///< 0: 1 / sqrt(D)
+  int64_t first_query = 0;  ///< where in the sequence row 0 of q stands
   WindowAttentionKernel kernel = WindowAttentionKernel::automatic;
   Tensor o = {}, stats = {};
 
@@ -67,7 +70,7 @@ struct WindowAttentionForward {
 ///   D_i = g_i . o_i   dS_ij = P_ij (g_i . v_j - D_i)
 ///   d_q_i = scale * sum_j dS_ij k_j   d_k_j = scale * sum_i dS_ij q_i   d_v_j = sum_i P_ij g_i
 ///
-/// Shapes   as forward; d_o, d_q, d_k, d_v: [S, H*D]
+/// Shapes   as forward; d_o, d_q: [R, H*D]   d_k, d_v: [S, H*D]
 /// Types    as forward
 /// Writes   d_q, d_k, d_v =
 /// Alias    none.        Repeatable: yes, for any number of threads (d_q by query tiles, d_k and d_v by key tiles).
@@ -76,8 +79,9 @@ struct WindowAttentionBackward {
   static constexpr const char* name = "window_attention_backward";
   Tensor q = {}, k = {}, v = {}, o = {}, stats = {};
   int64_t num_heads = 1;
-  int64_t window = -1;  ///< < 0: global
-  double scale = 0;     ///< 0: 1 / sqrt(D)
+  int64_t window = -1;      ///< < 0: global
+  double scale = 0;         ///< 0: 1 / sqrt(D)
+  int64_t first_query = 0;  ///< where in the sequence row 0 of q stands
   WindowAttentionKernel kernel = WindowAttentionKernel::automatic;
   Tensor d_o = {}, d_q = {}, d_k = {}, d_v = {};
 

@@ -27,26 +27,36 @@ constexpr int64_t round_down(int64_t n, int64_t step) { return n / step * step; 
 
 // --- one head of an array ---
 
+enum class Side : uint8_t { queries, keys };
+
+// With `side` as rows, and the other as columns.
 template <class T>
 struct Sizes {
-  int64_t length, num_heads, head_size, padded_size, padded_length, window;
+  int64_t num_rows, num_columns;
+  int64_t shift;  // row i stands where column i + shift does
+  int64_t num_heads, head_size, padded_size, padded_columns, window;
   T scale;
   template <class Op>
-  explicit Sizes(const Op& op)
-      : length(op.q.rows()),
+  Sizes(const Op& op, Side side)
+      : num_rows(side == Side::queries ? op.q.rows() : op.k.rows()),
+        num_columns(side == Side::queries ? op.k.rows() : op.q.rows()),
+        shift(side == Side::queries ? op.first_query : -op.first_query),
         num_heads(op.num_heads),
         head_size(op.q.cols() / op.num_heads),
         padded_size(round_up(head_size, simd::kLanes<T>)),
-        padded_length(round_up(length, kColumns)),
-        window(op.window < 0 ? length : std::min(op.window, length)),
+        padded_columns(round_up(num_columns, kColumns)),
+        window(op.window < 0 ? op.k.rows() : std::min(op.window, op.k.rows())),
         scale(T(op.scale > 0 ? op.scale : 1 / std::sqrt(double(head_size)))) {}
 
-  int64_t num_row_tiles() const { return (length + kRows - 1) / kRows; }
-  int64_t num_column_tiles() const { return padded_length / kColumns; }
-  Range rows_of(int64_t tile) const { return {tile * kRows, std::min((tile + 1) * kRows, length)}; }
-  Range columns_of(int64_t tile) const { return {tile * kColumns, std::min((tile + 1) * kColumns, length)}; }
-  // The partners of row i: the relation is symmetric.
-  Range partners(int64_t i) const { return {std::max<int64_t>(i - window, 0), std::min(i + window + 1, length)}; }
+  int64_t num_row_tiles() const { return (num_rows + kRows - 1) / kRows; }
+  int64_t num_column_tiles() const { return padded_columns / kColumns; }
+  Range rows_of(int64_t tile) const { return {tile * kRows, std::min((tile + 1) * kRows, num_rows)}; }
+  Range columns_of(int64_t tile) const { return {tile * kColumns, std::min((tile + 1) * kColumns, num_columns)}; }
+  // The columns that row i attends to, or that attend to it.
+  Range partners(int64_t i) const {
+    const int64_t begin = std::clamp<int64_t>(i + shift - window, 0, num_columns);
+    return {begin, std::clamp<int64_t>(i + shift + window + 1, begin, num_columns)};
+  }
 };
 
 template <class T>
@@ -54,12 +64,13 @@ Matrix<T> head_of(const Tensor& tensor, const Sizes<T>& n, int64_t head) {
   return {tensor.as<T>() + head * n.head_size, tensor.row_stride()};
 }
 
-// A head as the right side of products over rows: padded to whole vectors, and copied only where it is not already.
+// The columns of a head as the right side of products over them: padded to whole vectors, and copied only where it is
+// not already.
 template <class T>
 struct PackedRows {
   T* storage = nullptr;
   PackedRows(ScratchPieces& pieces, const Sizes<T>& n) {
-    if (n.padded_size != n.head_size) storage = pieces.take<T>(n.length * n.padded_size);
+    if (n.padded_size != n.head_size) storage = pieces.take<T>(n.num_columns * n.padded_size);
   }
   void pack(const Sizes<T>& n, Matrix<T> head, Range rows) const {
     if (!storage) return;
@@ -75,16 +86,18 @@ struct PackedRows {
   }
 };
 
-// A head as the right side of products over channels: tiles of kColumns rows, each transposed, the last filled with 0.
+// The columns of a head as the right side of products over channels: tiles of kColumns of them, each transposed, the
+// last filled with 0.
 template <class T>
 struct PackedTransposed {
   T* storage = nullptr;
-  PackedTransposed(ScratchPieces& pieces, const Sizes<T>& n) : storage(pieces.take<T>(n.padded_length * n.head_size)) {}
+  PackedTransposed(ScratchPieces& pieces, const Sizes<T>& n)
+      : storage(pieces.take<T>(n.padded_columns * n.head_size)) {}
   void pack(const Sizes<T>& n, Matrix<T> head, int64_t tile) const {
     T* const target = storage + tile * kColumns * n.head_size;
     for (int64_t t = 0; t < kColumns; ++t) {
       const int64_t i = tile * kColumns + t;
-      for (int64_t c = 0; c < n.head_size; ++c) target[c * kColumns + t] = i < n.length ? head.row(i)[c] : T(0);
+      for (int64_t c = 0; c < n.head_size; ++c) target[c * kColumns + t] = i < n.num_columns ? head.row(i)[c] : T(0);
     }
   }
   Matrix<const T> from(const Sizes<T>& n, int64_t tile, int64_t column) const {
@@ -96,6 +109,7 @@ struct PackedTransposed {
 template <class T, class F>
 void for_column_tiles(const Sizes<T>& n, Range rows, F&& f) {
   const Range all{n.partners(rows.begin).begin, n.partners(rows.end - 1).end};
+  if (all.size() <= 0) return;
   for (int64_t tile = all.begin / kColumns; tile * kColumns < all.end; ++tile) {
     const int64_t begin = std::max<int64_t>(all.begin - tile * kColumns, 0);
     const int64_t end = std::min(all.end - tile * kColumns, kColumns);
@@ -191,7 +205,7 @@ void forward_rows(const WindowAttentionForward& op, const ForwardScratch<T>& scr
       if (correction != T(1))
         for (int64_t c = 0; c < n.padded_size; ++c) out.row(r)[c] *= correction;
     }
-    const int64_t depth = std::min(size, n.length - first);
+    const int64_t depth = std::min(size, n.num_columns - first);
     multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, scores, scratch.v.from(n, v, first), out);
   });
 
@@ -213,16 +227,16 @@ struct BackwardScratch {
     T *scores, *d_scores, *out, *more_out;  // [kRows, kColumns] twice, [kRows, padded D] twice
   };
   std::vector<PerThread> threads;
-  BackwardScratch(ScratchPieces& pieces, const Sizes<T>& n, int num_threads)
-      : q_columns(pieces, n),
+  BackwardScratch(ScratchPieces& pieces, const Sizes<T>& n, const Sizes<T>& by_key, int num_threads)
+      : q_columns(pieces, by_key),
         k_columns(pieces, n),
         v_columns(pieces, n),
-        g_columns(pieces, n),
-        q(pieces, n),
+        g_columns(pieces, by_key),
+        q(pieces, by_key),
         k(pieces, n),
-        g(pieces, n),
-        stats(pieces.take<T>(n.padded_length)),
-        mean(pieces.take<T>(n.padded_length)),
+        g(pieces, by_key),
+        stats(pieces.take<T>(by_key.padded_columns)),
+        mean(pieces.take<T>(by_key.padded_columns)),
         threads(num_threads) {
     for (PerThread& t : threads)
       t = {pieces.take<T>(kRows * kColumns), pieces.take<T>(kRows * kColumns), pieces.take<T>(kRows * n.padded_size),
@@ -252,7 +266,7 @@ void backward_queries(const WindowAttentionBackward& op, const BackwardScratch<T
       for (int64_t j = 0; j < size; ++j) ds[j] = n.scale * vector_math::exp(n.scale * s[j] - stats) * (ds[j] - mean);
       fill_outside(ds, valid_columns(n, i, first, size), size, T(0));
     }
-    const int64_t depth = std::min(size, n.length - first);
+    const int64_t depth = std::min(size, n.num_columns - first);
     multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, d_scores, scratch.k.from(n, k, first), out);
   });
   const Matrix<T> d_q = head_of(op.d_q, n, head);
@@ -287,7 +301,7 @@ void backward_keys(const WindowAttentionBackward& op, const BackwardScratch<T>& 
       fill_outside(w, valid, size, T(0));
       fill_outside(ds, valid, size, T(0));
     }
-    const int64_t depth = std::min(size, n.length - first);
+    const int64_t depth = std::min(size, n.num_columns - first);
     multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, d_scores, scratch.q.from(n, q, first), k_out);
     multiply<T, simd::kLanes<T>, true>(rows.size(), n.padded_size, depth, weights, scratch.g.from(n, g, first), v_out);
   });
@@ -300,13 +314,16 @@ void backward_keys(const WindowAttentionBackward& op, const BackwardScratch<T>& 
 
 int64_t cpu::scratch_bytes(const WindowAttentionForward& op) {
   ScratchPieces pieces;
-  dispatch_float(op.q.dtype(), [&]<class T>() { ForwardScratch<T>(pieces, Sizes<T>(op), omp_get_max_threads()); });
+  dispatch_float(op.q.dtype(),
+                 [&]<class T>() { ForwardScratch<T>(pieces, Sizes<T>(op, Side::queries), omp_get_max_threads()); });
   return pieces.bytes();
 }
 
 int64_t cpu::scratch_bytes(const WindowAttentionBackward& op) {
   ScratchPieces pieces;
-  dispatch_float(op.q.dtype(), [&]<class T>() { BackwardScratch<T>(pieces, Sizes<T>(op), omp_get_max_threads()); });
+  dispatch_float(op.q.dtype(), [&]<class T>() {
+    BackwardScratch<T>(pieces, Sizes<T>(op, Side::queries), Sizes<T>(op, Side::keys), omp_get_max_threads());
+  });
   return pieces.bytes();
 }
 
@@ -314,7 +331,7 @@ namespace cpu {
 
 void launch(Backend, Context&, const WindowAttentionForward& op, Tensor scratch_memory) {
   dispatch_float(op.q.dtype(), [&]<class T>() {
-    const Sizes<T> n(op);
+    const Sizes<T> n(op, Side::queries);
     ScratchPieces pieces(scratch_memory.data());
     const ForwardScratch<T> scratch(pieces, n, omp_get_max_threads());
 #pragma omp parallel num_threads(int(scratch.threads.size()))
@@ -333,21 +350,25 @@ void launch(Backend, Context&, const WindowAttentionForward& op, Tensor scratch_
 
 void launch(Backend, Context&, const WindowAttentionBackward& op, Tensor scratch_memory) {
   dispatch_float(op.q.dtype(), [&]<class T>() {
-    const Sizes<T> n(op);
+    const Sizes<T> n(op, Side::queries), by_key(op, Side::keys);
     ScratchPieces pieces(scratch_memory.data());
-    const BackwardScratch<T> scratch(pieces, n, omp_get_max_threads());
-    std::fill(scratch.stats + n.length, scratch.stats + n.padded_length, T(0));
-    std::fill(scratch.mean + n.length, scratch.mean + n.padded_length, T(0));
+    const BackwardScratch<T> scratch(pieces, n, by_key, omp_get_max_threads());
+    std::fill(scratch.stats + n.num_rows, scratch.stats + by_key.padded_columns, T(0));
+    std::fill(scratch.mean + n.num_rows, scratch.mean + by_key.padded_columns, T(0));
 #pragma omp parallel num_threads(int(scratch.threads.size()))
     for (int64_t head = 0; head < n.num_heads; ++head) {
       const Matrix<T> q = head_of(op.q, n, head), k = head_of(op.k, n, head), v = head_of(op.v, n, head);
       const Matrix<T> g = head_of(op.d_o, n, head), o = head_of(op.o, n, head);
 #pragma omp for schedule(static)
       for (int64_t tile = 0; tile < n.num_column_tiles(); ++tile) {
-        const Range rows = n.columns_of(tile);
-        scratch.q_columns.pack(n, q, tile), scratch.k_columns.pack(n, k, tile);
-        scratch.v_columns.pack(n, v, tile), scratch.g_columns.pack(n, g, tile);
-        scratch.q.pack(n, q, rows), scratch.k.pack(n, k, rows), scratch.g.pack(n, g, rows);
+        scratch.k_columns.pack(n, k, tile), scratch.v_columns.pack(n, v, tile);
+        scratch.k.pack(n, k, n.columns_of(tile));
+      }
+#pragma omp for schedule(static)
+      for (int64_t tile = 0; tile < by_key.num_column_tiles(); ++tile) {
+        const Range rows = by_key.columns_of(tile);
+        scratch.q_columns.pack(by_key, q, tile), scratch.g_columns.pack(by_key, g, tile);
+        scratch.q.pack(by_key, q, rows), scratch.g.pack(by_key, g, rows);
         for (int64_t i = rows.begin; i < rows.end; ++i) {
           T mean = 0;
           for (int64_t c = 0; c < n.head_size; ++c) mean += g.row(i)[c] * o.row(i)[c];
@@ -360,8 +381,8 @@ void launch(Backend, Context&, const WindowAttentionBackward& op, Tensor scratch
       for (int64_t tile = 0; tile < n.num_row_tiles(); ++tile)
         backward_queries(op, scratch, n, head, n.rows_of(tile), local);
 #pragma omp for schedule(static)
-      for (int64_t tile = 0; tile < n.num_row_tiles(); ++tile)
-        backward_keys(op, scratch, n, head, n.rows_of(tile), local);
+      for (int64_t tile = 0; tile < by_key.num_row_tiles(); ++tile)
+        backward_keys(op, scratch, by_key, head, by_key.rows_of(tile), local);
     }
   });
 }

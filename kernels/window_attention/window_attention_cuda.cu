@@ -28,6 +28,12 @@ void generic(Context& ctx, const WindowAttentionBackward& op, Tensor scratch) {
   dispatch_storage(op.q.dtype(), [&]<class T>() { launch_generic<T>(ctx, op, scratch); });
 }
 
+/// All rows of the sequence are queries.
+template <class Op>
+[[maybe_unused]] bool cudnn_supports(const Op& op) {
+  return op.q.rows() == op.k.rows() && window_attention_supported_tensor_cores(op);
+}
+
 template <class Op>
 constexpr WindowAttentionVersion<Op> kVersions[] = {
     {WindowAttentionKernel::hopper, window_attention_supported_sm90, window_attention_sm90},
@@ -35,7 +41,7 @@ constexpr WindowAttentionVersion<Op> kVersions[] = {
     {WindowAttentionKernel::generic, generic_supports<Op>, generic},
 #ifdef BOREAS_WITH_CUDNN
     // Last, and with nothing that others do not support: never the first choice.
-    {WindowAttentionKernel::cudnn, window_attention_supported_tensor_cores, window_attention_cudnn},
+    {WindowAttentionKernel::cudnn, cudnn_supports<Op>, window_attention_cudnn},
 #endif
 };
 

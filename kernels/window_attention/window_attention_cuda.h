@@ -28,13 +28,13 @@ bool window_attention_supported_sm90(const WindowAttentionBackward&);
 void window_attention_sm90(Context&, const WindowAttentionForward&, Tensor scratch);
 void window_attention_sm90(Context&, const WindowAttentionBackward&, Tensor scratch);
 
-/// The scratch memory of backward in every version, filled before a version is launched. [H, padded length]: a tile of
-/// up to kPadding rows may start at any row of the sequence; rows beyond it hold values that make P and dS vanish.
+/// The scratch memory of backward in every version, filled before a version is launched. [H, padded length], by query:
+/// a tile of up to kPadding rows may start at any of them; rows beyond hold values that make P and dS vanish.
 struct RowTerms {
   static constexpr int64_t kPadding = 128;
   int64_t padded_length;
-  float* log2_sum;  ///< stats * log2(e); beyond the sequence: infinite
-  float* mean;      ///< D = g . o; beyond the sequence: 0
+  float* log2_sum;  ///< stats * log2(e); beyond the queries: infinite
+  float* mean;      ///< D = g . o; beyond the queries: 0
 
   RowTerms(ScratchPieces& pieces, const WindowAttentionBackward& op)
       : padded_length((op.q.rows() + kPadding - 1) / kPadding * kPadding + kPadding),
@@ -67,7 +67,7 @@ double scale_of(const Op& op) {
 /// The half width of the window, where a global one is as wide as the sequence.
 template <class Op>
 int64_t window_of(const Op& op) {
-  return op.window < 0 || op.window > op.q.rows() ? op.q.rows() : op.window;
+  return op.window < 0 || op.window > op.k.rows() ? op.k.rows() : op.window;
 }
 
 /// Whether rows of all these tensors start at multiples of 16 bytes.

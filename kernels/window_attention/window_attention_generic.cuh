@@ -14,12 +14,13 @@ inline constexpr int kR = 8, kGenericRows = kWarps * kR, kGenericColumns = 32;
 template <int kC>
 constexpr int kRowStride = 32 * kC + 4;  // four more, so that 16-byte reads of different rows meet different banks
 
-/// Rows [first, first + 32) of a head, filled up with zeros beyond the sequence and the head.
+/// Rows [first, first + 32) of a head, filled up with zeros beyond the `length` rows that there are, and the head.
 template <int kC, class T>
-__device__ inline void load_rows(float* tile, const Sizes& n, const Rows<const T>& source, int head, int first) {
+__device__ inline void load_rows(float* tile, const Sizes& n, int length, const Rows<const T>& source, int head,
+                                 int first) {
   for (int i = threadIdx.x; i < 32 * 32 * kC; i += kThreads) {
     const int row = i / (32 * kC), c = i % (32 * kC);
-    const bool valid = first + row < n.length && c < n.head_size;
+    const bool valid = first + row < length && c < n.head_size;
     tile[row * kRowStride<kC> + c] = valid ? widen(*source.at(first + row, head * n.head_size + c)) : 0.0f;
   }
 }
@@ -78,7 +79,7 @@ __device__ inline void store_sums(const Sizes& n, const float (&sums)[kR][kC], c
 #pragma unroll
     for (int i = 0; i < kC; ++i) {
       const int c = threadIdx.x % 32 + 32 * i;
-      if (row + r < n.length && c < n.head_size)
+      if (row + r < n.num_rows && c < n.head_size)
         *target.at(row + r, head * n.head_size + c) = narrow<T>(sums[r][i] * factor[r]);
     }
 }
@@ -103,15 +104,15 @@ __global__ void __launch_bounds__(kThreads) forward_generic(const Forward<T> p) 
   const Steps steps = steps_of(n, block_row, kGenericRows, kGenericColumns);
   const float factor = n.scale * kLog2E;
 
-  load_rows<kC>(queries, n, p.q, head, block_row);
+  load_rows<kC>(queries, n, n.num_rows, p.q, head, block_row);
   float out[kR][kC] = {}, largest[kR], total[kR] = {};
 #pragma unroll
   for (int r = 0; r < kR; ++r) largest[r] = -INFINITY;
   for (int step = 0; step < steps.count; ++step) {
     const int first = steps.first + step * kGenericColumns;
     __syncthreads();
-    load_rows<kC>(keys, n, p.k, head, first);
-    load_rows<kC>(values, n, p.v, head, first);
+    load_rows<kC>(keys, n, n.num_columns, p.k, head, first);
+    load_rows<kC>(values, n, n.num_columns, p.v, head, first);
     __syncthreads();
     if (overlap_of(n, row, kR, first, kGenericColumns) == Overlap::none) continue;
     float scores[kR];
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kThreads) forward_generic(const Forward<T> p) 
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
     total[r] = sum_lanes<32>(total[r]);
-    if (lane == 0 && row + r < n.length) *p.stats.at(row + r, head) = (largest[r] + log2f(total[r])) * kLog2;
+    if (lane == 0 && row + r < n.num_rows) *p.stats.at(row + r, head) = (largest[r] + log2f(total[r])) * kLog2;
     total[r] = 1 / total[r];
   }
   store_sums<kC>(n, out, total, p.o, head, row);
@@ -157,14 +158,14 @@ __global__ void __launch_bounds__(kThreads) backward_queries_generic(const Backw
   const float* const log2_sum = p.log2_sum + head * p.padded_length + row;
   const float* const mean = p.mean + head * p.padded_length + row;
 
-  load_rows<kC>(queries, n, p.q, head, block_row);
-  load_rows<kC>(gradients, n, p.d_o, head, block_row);
+  load_rows<kC>(queries, n, n.num_rows, p.q, head, block_row);
+  load_rows<kC>(gradients, n, n.num_rows, p.d_o, head, block_row);
   float out[kR][kC] = {}, factor[kR];
   for (int step = 0; step < steps.count; ++step) {
     const int first = steps.first + step * kGenericColumns;
     __syncthreads();
-    load_rows<kC>(keys, n, p.k, head, first);
-    load_rows<kC>(values, n, p.v, head, first);
+    load_rows<kC>(keys, n, n.num_columns, p.k, head, first);
+    load_rows<kC>(values, n, n.num_columns, p.v, head, first);
     __syncthreads();
     if (overlap_of(n, row, kR, first, kGenericColumns) == Overlap::none) continue;
     float scores[kR], products[kR];
@@ -195,14 +196,14 @@ __global__ void __launch_bounds__(kThreads) backward_keys_generic(const Backward
   const int warp_row = warp * kR, row = block_row + warp_row;
   const Steps steps = steps_of(n, block_row, kGenericRows, kGenericColumns);
 
-  load_rows<kC>(keys, n, p.k, head, block_row);
-  load_rows<kC>(values, n, p.v, head, block_row);
+  load_rows<kC>(keys, n, n.num_rows, p.k, head, block_row);
+  load_rows<kC>(values, n, n.num_rows, p.v, head, block_row);
   float key_sums[kR][kC] = {}, value_sums[kR][kC] = {}, factor[kR];
   for (int step = 0; step < steps.count; ++step) {
     const int first = steps.first + step * kGenericColumns;
     __syncthreads();
-    load_rows<kC>(queries, n, p.q, head, first);
-    load_rows<kC>(gradients, n, p.d_o, head, first);
+    load_rows<kC>(queries, n, n.num_columns, p.q, head, first);
+    load_rows<kC>(gradients, n, n.num_columns, p.d_o, head, first);
     __syncthreads();
     if (overlap_of(n, row, kR, first, kGenericColumns) == Overlap::none) continue;
     const float log2_sum = p.log2_sum[head * p.padded_length + first + lane];
@@ -251,7 +252,7 @@ void launch_generic(Context& ctx, const WindowAttentionBackward& op, Tensor scra
   with_channels(head_size_of(op), [&]<int kC>() {
     const auto p = parameters_of<T>(op, scratch);
     launch_blocks(ctx, backward_queries_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, p);
-    launch_blocks(ctx, backward_keys_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, p);
+    launch_blocks(ctx, backward_keys_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, by_keys(p));
   });
 }
 

@@ -20,8 +20,11 @@ struct Rows {
   __device__ T* at(int64_t row, int column) const { return data + row * stride + column; }
 };
 
+/// Rows are queries and columns keys, or the other way round.
 struct Sizes {
-  int length, window, num_heads, head_size;
+  int num_rows, num_columns;
+  int shift;  // row i stands in the sequence where column i + shift does
+  int window, num_heads, head_size;
   float scale;
 };
 
@@ -35,7 +38,7 @@ struct Forward {
 
 template <class T>
 struct Backward {
-  Sizes n;
+  Sizes n;  // rows are queries; for kernels that own keys, keys
   Rows<const T> q, k, v, o, d_o;
   Rows<const float> stats;
   Rows<T> d_q, d_k, d_v;
@@ -52,30 +55,30 @@ __device__ inline BlockPlace place_of_block(const Sizes& n, int rows_per_block) 
 }
 
 /// Tiles of columns that hold all partners of the rows [first_row, first_row + rows): column `first + t * kColumns` and
-/// following, t < count. The relation |i - j| <= window is symmetric, so rows may be queries or keys.
+/// following, t < count; at least one, also where there are no partners.
 struct Steps {
   int first, count;
 };
 __device__ inline Steps steps_of(const Sizes& n, int first_row, int rows, int columns) {
   constexpr int kAligned = 4;  // so that row terms can be copied 16 bytes at a time
-  const int last_row = min(first_row + rows, n.length) - 1;
-  const int first = max(first_row - n.window, 0) / kAligned * kAligned;
-  const int last = last_row < n.length - 1 - n.window ? last_row + n.window : n.length - 1;
+  const int end = n.num_columns - 1, last_row = min(first_row + rows, n.num_rows) - 1 + n.shift;
+  const int first = min(max(first_row + n.shift - n.window, 0), end) / kAligned * kAligned;
+  const int last = last_row < end - n.window ? max(last_row + n.window, first) : end;
   return {first, (last - first) / columns + 1};
 }
 
 /// How a tile of rows and a tile of columns meet: not at all, in every pair, or in some.
 enum class Overlap { none, some, all };
 __device__ inline Overlap overlap_of(const Sizes& n, int first_row, int rows, int first_column, int columns) {
-  const int last_row = first_row + rows - 1, last_column = first_column + columns - 1;
-  if (first_row >= n.length || first_column - last_row > n.window || first_row - last_column > n.window)
-    return Overlap::none;
-  const bool all = last_column < n.length && last_column - first_row <= n.window && last_row - first_column <= n.window;
+  const int from = first_row + n.shift, to = from + rows - 1, last_column = first_column + columns - 1;
+  if (first_row >= n.num_rows || first_column - to > n.window || from - last_column > n.window) return Overlap::none;
+  const bool all = last_column < n.num_columns && last_column - from <= n.window && to - first_column <= n.window;
   return all ? Overlap::all : Overlap::some;
 }
 
 __device__ inline bool are_partners(const Sizes& n, int row, int column) {
-  return column < n.length && row - column <= n.window && column - row <= n.window;
+  const int distance = row + n.shift - column;
+  return column < n.num_columns && distance <= n.window && -distance <= n.window;
 }
 
 /// Fills the row terms, padding included. A group of `lanes` lanes (a power of two) owns one row of one head.
@@ -86,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) row_terms(const Backward<T> p, int l
   const int64_t row = pair / p.n.num_heads;
   const int head = int(pair % p.n.num_heads);
   float mean = 0;
-  if (row < p.n.length)
+  if (row < p.n.num_rows)
     for (int c = int(threadIdx.x) % lanes * kStep; c < p.n.head_size; c += lanes * kStep) {
       const T* const g = p.d_o.at(row, head * p.n.head_size + c);
       const T* const o = p.o.at(row, head * p.n.head_size + c);
@@ -102,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) row_terms(const Backward<T> p, int l
     }
   for (int offset = lanes / 2; offset > 0; offset /= 2) mean += __shfl_xor_sync(kFullMask, mean, offset);
   if (int(threadIdx.x) % lanes != 0 || row >= p.padded_length) return;
-  p.log2_sum[head * p.padded_length + row] = row < p.n.length ? *p.stats.at(row, head) * kLog2E : INFINITY;
+  p.log2_sum[head * p.padded_length + row] = row < p.n.num_rows ? *p.stats.at(row, head) * kLog2E : INFINITY;
   p.mean[head * p.padded_length + row] = mean;
 }
 

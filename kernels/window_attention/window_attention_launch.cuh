@@ -1,19 +1,32 @@
 // From ops to the parameters of kernels, and their launch.
 #pragma once
 
+#include <utility>
+
 #include "kernels/cuda/kernel.cuh"
 #include "kernels/window_attention/window_attention_cuda.h"
 #include "kernels/window_attention/window_attention_kernels.cuh"
 
 namespace boreas::cuda::window_attention {
 
+/// By queries.
 template <class Op>
 Sizes sizes_of(const Op& op) {
-  return {.length = int(op.q.rows()),
+  return {.num_rows = int(op.q.rows()),
+          .num_columns = int(op.k.rows()),
+          .shift = int(op.first_query),
           .window = int(window_of(op)),
           .num_heads = int(op.num_heads),
           .head_size = int(head_size_of(op)),
           .scale = float(scale_of(op))};
+}
+
+/// The same by keys.
+template <class T>
+Backward<T> by_keys(Backward<T> p) {
+  std::swap(p.n.num_rows, p.n.num_columns);
+  p.n.shift = -p.n.shift;
+  return p;
 }
 
 template <class T>
@@ -53,7 +66,7 @@ Backward<T> parameters_of(const WindowAttentionBackward& op, Tensor scratch) {
 /// Launches a kernel whose blocks of kThreads own `rows` rows of a head each.
 template <class P>
 void launch_blocks(Context& ctx, void (*kernel)(P), int rows, int shared_bytes, const P& parameters) {
-  const int blocks = (parameters.n.length + rows - 1) / rows * parameters.n.num_heads;
+  const int blocks = (parameters.n.num_rows + rows - 1) / rows * parameters.n.num_heads;
   launch_kernel(kernel, blocks, kThreads, shared_bytes, stream_of(ctx), parameters);
 }
 

@@ -116,7 +116,7 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
     if constexpr (!kByKeys) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int row = min(tile.row + 64 * group + lane.row + 8 * r, band.length);
+        const int row = min(tile.row + 64 * group + lane.row + 8 * r, band.num_rows);
         log2_sum[r] = params.log2_sum[tile.head * params.padded_length + row];
         mean[r] = params.mean[tile.head * params.padded_length + row];
       }
@@ -176,11 +176,12 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
     wgmma_commit();
   };
   // From S and dP, both on their way, to P and dS.
-  const auto differentiate = [&](int of_use, int row, int column) {
+  const auto differentiate = [&](int of_use, int place, int column) {
     const auto pair_of = [&](int which, int n) {
       return *reinterpret_cast<const float2*>(memory.terms(of_use, which) + lane.column + 8 * n);
     };
-    if (!band.covers(row, 64, column, kStep)) mask_fragment(s, band, row + lane.row, column + lane.column, -INFINITY);
+    if (!band.covers(place, 64, column, kStep))
+      mask_fragment(s, band, place + lane.row, column + lane.column, -INFINITY);
 #pragma unroll
     for (int n = 0; n < kStep / 8; ++n) {
       const float2 of_column = kByKeys ? pair_of(0, n) : float2{};
@@ -214,7 +215,7 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
     fence_bulk();
     named_barrier_wait(1 + group, 128);
     if (lane.thread != 0) return;
-    if (row < band.length) {
+    if (row < band.num_rows) {
       Layout::store(out1, to1, head, row, 64);
       if constexpr (kByKeys) Layout::store(out2, to2, head, row, 64);
     }
@@ -224,8 +225,8 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
 
   for (int index = blockIdx.x; index < band.num_tiles; index += gridDim.x, ++use) {
     const Tile tile = C::tile(band, index);
-    const int row = tile.row + 64 * group;
-    const Steps steps(band, tile, row, kStep);
+    const int row = tile.row + 64 * group, place = tile.place + 64 * group;
+    const Steps steps(band, tile, place, kStep);
     load_terms(tile);
     memory.owned.wait(use);
     read_owned();
@@ -233,13 +234,13 @@ __device__ inline void consume(const int group, const CUtensorMap* out1, const C
     for (int step = steps.begin; step < steps.end; ++step) {
       memory.passing.wait(first_use + step);
       // Never so. But operands in registers that a loop does not change lose them to others (ptxas 13.0).
-      if (C::kHold && band.length < 0) read_owned();
+      if (C::kHold && band.num_rows < 0) read_owned();
       issue_scores(first_use + step);
       wgmma_wait<1>();
       hold(s);
       hold_sums();
       if (step > steps.begin) passing.release();  // the step before: its sums are done
-      differentiate(first_use + step, row, tile.first + step * kStep);
+      differentiate(first_use + step, place, tile.first + step * kStep);
       issue_sums(first_use + step, step > steps.begin);
       release_output();
     }

@@ -25,7 +25,7 @@ template <class Op>
 bool supports(const Op& op, std::initializer_list<Tensor> tensors) {
   const int64_t head_size = head_size_of(op);
   return op.q.dtype() == DType::bf16 && (head_size == 32 || head_size == 64 || head_size == 128) && op.q.rows() > 0 &&
-         op.q.rows() * op.num_heads < std::numeric_limits<int>::max() / 2 && rows_aligned(tensors) &&
+         op.k.rows() * op.num_heads < std::numeric_limits<int>::max() / 2 && rows_aligned(tensors) &&
          runs_on(op.q.device());
 }
 

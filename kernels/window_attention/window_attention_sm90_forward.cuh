@@ -143,7 +143,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
 
   int use = 0, index = blockIdx.x;  // of the tile: its number in this block, and among all
   Tile tile(band, index, C::kRows, kKeys);
-  Steps steps(band, tile, tile.row + 64 * group, kKeys);
+  Steps steps(band, tile, tile.place + 64 * group, kKeys);
   int step = steps.begin, first_use = 0;  // the tile's step 0 in the rings
   int unreleased = -1;                    // the tile whose output is being copied from its queries' memory
 
@@ -173,8 +173,8 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
     if constexpr (C::kTurns) named_barrier_arrive(1 + C::kGroups + (group + 1) % C::kGroups, 256);
   };
   const auto softmax = [&] {
-    const int row = tile.row + 64 * group, key = tile.first + step * kKeys;
-    if (!band.covers(row, 64, key, kKeys)) mask_fragment(s, band, row + lane.row, key + lane.column, -INFINITY);
+    const int place = tile.place + 64 * group, key = tile.first + step * kKeys;
+    if (!band.covers(place, 64, key, kKeys)) mask_fragment(s, band, place + lane.row, key + lane.column, -INFINITY);
     return rows.exponentiate(s, params.log2_scale);
   };
   const auto release_output = [&] {
@@ -190,7 +190,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
       const float sum = sum_of_row(rows.sum[r]);
       const int row = first_row + lane.row + 8 * r;
       factor[r] = 1 / sum;
-      if (lane.column == 0 && row < band.length)
+      if (lane.column == 0 && row < band.num_rows)
         params.stats[row * params.stats_stride + head] = float(kLog2) * (rows.reference[r] + fast_log2(sum));
     }
     const uint32_t out = memory.query_tile(of_use, group);
@@ -198,7 +198,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
     fence_bulk();
     named_barrier_wait(1 + group, 128);
     if (lane.thread != 0) return;
-    if (first_row < band.length) Layout::store(o_map, out, head, first_row, 64);
+    if (first_row < band.num_rows) Layout::store(o_map, out, head, first_row, 64);
     commit_bulk_stores();
     unreleased = of_use;
   };
@@ -256,7 +256,7 @@ __device__ inline void consume(const int group, const CUtensorMap* o_map, const 
     release_output();  // the next tile's queries may be waiting for that memory
     if (more) {
       tile = Tile(band, index, C::kRows, kKeys);
-      steps = Steps(band, tile, tile.row + 64 * group, kKeys);
+      steps = Steps(band, tile, tile.place + 64 * group, kKeys);
       step = steps.begin;
       memory.queries.wait(++use);
       k.wait(first_use + step);

@@ -10,12 +10,16 @@
 
 namespace boreas::cuda::sm90 {
 
+/// `rows`: of a tile.
 template <class Op>
-Band band_of(const Op& op, int rows) {
-  return {.length = int(op.q.rows()),
+Band band_of(const Op& op, bool by_keys, int rows) {
+  const int64_t num_rows = by_keys ? op.k.rows() : op.q.rows(), num_columns = by_keys ? op.q.rows() : op.k.rows();
+  return {.num_rows = int(num_rows),
+          .num_columns = int(num_columns),
+          .shift = int(by_keys ? -op.first_query : op.first_query),
           .num_heads = int(op.num_heads),
           .window = int(window_of(op)),
-          .num_tiles = int((op.q.rows() + rows - 1) / rows * op.num_heads)};
+          .num_tiles = int((num_rows + rows - 1) / rows * op.num_heads)};
 }
 
 /// As many blocks as run at once take all tiles in turn.
@@ -28,7 +32,7 @@ void launch_persistent(Context& ctx, void (*kernel)(P...), int num_tiles, const 
 template <class C>
 void launch_forward(Context& ctx, const WindowAttentionForward& op) {
   using Layout = typename C::Layout;
-  const ForwardParams params{.band = band_of(op, C::kRows),
+  const ForwardParams params{.band = band_of(op, false, C::kRows),
                              .log2_scale = float(scale_of(op) * kLog2E),
                              .stats = op.stats.as<float>(),
                              .stats_stride = op.stats.row_stride()};
@@ -45,7 +49,7 @@ void launch_backward(Context& ctx, const WindowAttentionBackward& op, Tensor scr
   using Layout = typename C::Layout;
   ScratchPieces pieces(scratch.data());
   const RowTerms terms(pieces, op);
-  const BackwardParams params{.band = band_of(op, C::kRows),
+  const BackwardParams params{.band = band_of(op, C::kByKeys, C::kRows),
                               .log2_scale = float(scale_of(op) * kLog2E),
                               .scale = float(scale_of(op)),
                               .log2_sum = terms.log2_sum,

@@ -142,45 +142,49 @@ struct Cursor {
   }
 };
 
-/// The pairs (i, j) with |i - j| <= window of a sequence, by heads.
+/// The pairs of rows and columns of a sequence that are at most `window` apart, by heads. Row i stands where column
+/// i + shift does; `place`: such a position of a row.
 struct Band {
-  int length, num_heads, window, num_tiles;
+  int num_rows, num_columns, shift, num_heads, window, num_tiles;
 
-  /// Whether all pairs of these rows and columns belong to it.
-  __device__ bool covers(int row, int rows, int column, int columns) const {
-    return column >= row + rows - 1 - window && column + columns - 1 <= row + window && column + columns <= length;
+  /// Whether all pairs of the rows from a place on and these columns belong to it.
+  __device__ bool covers(int place, int rows, int column, int columns) const {
+    return column >= place + rows - 1 - window && column + columns - 1 <= place + window &&
+           column + columns <= num_columns;
   }
 };
 
-/// Rows that a block owns, and the other side's rows that they meet, kStep at a time. Heads go fastest, so that blocks
-/// which run together share what they stream in the L2 cache.
+/// Rows that a block owns, and the other side's rows that they meet, kStep at a time: at least one step. Heads go
+/// fastest, so that blocks which run together share what they stream in the L2 cache.
 struct Tile {
-  int head, row, first, num_steps;
+  int head, row, place, first, num_steps;
   __device__ Tile(const Band& band, int index, int rows, int step, int alignment = 1) {
     head = index % band.num_heads;
     row = index / band.num_heads * rows;
-    first = max(row - band.window, 0) / alignment * alignment;
-    num_steps = (min(row + rows - 1 + band.window, band.length - 1) - first) / step + 1;
+    place = row + band.shift;
+    const int end = band.num_columns - 1;
+    first = min(max(place - band.window, 0), end) / alignment * alignment;
+    num_steps = (max(min(place + rows - 1 + band.window, end), first) - first) / step + 1;
   }
 };
 
-/// Those of a tile's steps that meet 64 of its rows: at least one.
+/// Those of a tile's steps that meet 64 of its rows, from a place on: at least one.
 struct Steps {
   int begin, end;
-  __device__ Steps(const Band& band, const Tile& tile, int row, int step) {
-    const int last = min(row + 63 + band.window, band.length - 1);
-    begin = min((max(row - band.window, 0) - tile.first) / step, tile.num_steps - 1);
+  __device__ Steps(const Band& band, const Tile& tile, int place, int step) {
+    const int last = min(place + 63 + band.window, band.num_columns - 1);
+    begin = min((max(place - band.window, 0) - tile.first) / step, tile.num_steps - 1);
     end = max(min((last - tile.first) / step + 1, tile.num_steps), begin + 1);
   }
 };
 
-/// Sets the elements of a fragment that lie outside of the band. `row`, `column`: of the thread's first element.
+/// Sets the elements of a fragment that lie outside of the band. `place`, `column`: of the thread's first element.
 template <int kSize>
-__device__ inline void mask_fragment(float (&s)[kSize], const Band& band, int row, int column, float outside) {
+__device__ inline void mask_fragment(float (&s)[kSize], const Band& band, int place, int column, float outside) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int i = row + 8 * r;
-    const int first = i - band.window - column, last = min(i + band.window, band.length - 1) - column;
+    const int i = place + 8 * r;
+    const int first = i - band.window - column, last = min(i + band.window, band.num_columns - 1) - column;
 #pragma unroll
     for (int n = 0; n < kSize / 4; ++n)
 #pragma unroll

@@ -20,14 +20,14 @@ struct Tile {
     return data + row * kD + (chunk ^ (row / (8 / kGroup) % kGroup)) * 8;
   }
 
-  /// Starts the copy of `rows` rows of a head, from sequence position `first` on; zeros beyond the sequence and the
-  /// head.
+  /// Starts the copy of kRows rows of a head, from row `first` on; zeros beyond the `length` rows that there are, and
+  /// the head.
   template <int kRows>
-  __device__ void copy_from(const Sizes& n, const Rows<const bfloat16>& source, int head, int first) const {
+  __device__ void copy_from(const Sizes& n, int length, const Rows<const bfloat16>& source, int head, int first) const {
 #pragma unroll
     for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
       const int row = (threadIdx.x + i * kThreads) / kChunks, chunk = (threadIdx.x + i * kThreads) % kChunks;
-      const bool valid = first + row < n.length && chunk * 8 < n.head_size;
+      const bool valid = first + row < length && chunk * 8 < n.head_size;
       copy_async(at(row, chunk), source.at(valid ? first + row : 0, valid ? head * n.head_size + chunk * 8 : 0), valid);
     }
   }
@@ -141,7 +141,7 @@ __device__ inline void store_rows(const Sizes& n, const float (&sums)[kM][kD / 8
 #pragma unroll
   for (int i = 0; i < kM * 16 * (kD / 8) / 32; ++i) {
     const int r = (lane + i * 32) / (kD / 8), chunk = (lane + i * 32) % (kD / 8);
-    if (row + r >= n.length || chunk * 8 >= n.head_size) continue;
+    if (row + r >= n.num_rows || chunk * 8 >= n.head_size) continue;
     *reinterpret_cast<uint4*>(target.at(row + r, head * n.head_size + chunk * 8)) =
         *reinterpret_cast<const uint4*>(tile.at(tile_row + r, chunk));
   }
@@ -172,11 +172,11 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) forward_tensor_cores(con
 
   const auto start_copy = [&](int step) {
     const int stage = step % 2 * kColumnElements, first = steps.first + step * kColumns;
-    Tile<kD>{keys.data + stage}.template copy_from<kColumns>(n, p.k, head, first);
-    Tile<kD>{values.data + stage}.template copy_from<kColumns>(n, p.v, head, first);
+    Tile<kD>{keys.data + stage}.template copy_from<kColumns>(n, n.num_columns, p.k, head, first);
+    Tile<kD>{values.data + stage}.template copy_from<kColumns>(n, n.num_columns, p.v, head, first);
     commit_copies();
   };
-  queries.template copy_from<S::kRows>(n, p.q, head, block_row);
+  queries.template copy_from<S::kRows>(n, n.num_rows, p.q, head, block_row);
   start_copy(0);
 
   float out[kM][kD / 8][4] = {};
@@ -247,12 +247,12 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) forward_tensor_cores(con
     multiply_columns<kD, kM, kColumns>(out, weights, Tile<kD>{values.data + stage});
   }
 
-  if (row >= n.length) return;
+  if (row >= n.num_rows) return;
 #pragma unroll
   for (int r = 0; r < 2 * kM; ++r) {
     total[r] = sum_lanes<4>(total[r]);
     const int i = row + r / 2 * 16 + r % 2 * 8 + int(threadIdx.x) % 32 / 4;
-    if (threadIdx.x % 4 == 0 && i < n.length) *p.stats.at(i, head) = (largest[r] + log2f(total[r])) * kLog2;
+    if (threadIdx.x % 4 == 0 && i < n.num_rows) *p.stats.at(i, head) = (largest[r] + log2f(total[r])) * kLog2;
   }
   store_rows<kD, kM>(
       n, out, [&](int r) { return 1 / total[r]; }, queries, warp_row, p.o, head, row);
@@ -278,19 +278,19 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) backward_queries_tensor_
 
   const auto start_copy = [&](int step) {
     const int stage = step % 2 * kColumnElements, first = steps.first + step * kColumns;
-    Tile<kD>{keys.data + stage}.template copy_from<kColumns>(n, p.k, head, first);
-    Tile<kD>{values.data + stage}.template copy_from<kColumns>(n, p.v, head, first);
+    Tile<kD>{keys.data + stage}.template copy_from<kColumns>(n, n.num_columns, p.k, head, first);
+    Tile<kD>{values.data + stage}.template copy_from<kColumns>(n, n.num_columns, p.v, head, first);
     commit_copies();
   };
-  queries.template copy_from<S::kRows>(n, p.q, head, block_row);
-  gradients.template copy_from<S::kRows>(n, p.d_o, head, block_row);
+  queries.template copy_from<S::kRows>(n, n.num_rows, p.q, head, block_row);
+  gradients.template copy_from<S::kRows>(n, n.num_rows, p.d_o, head, block_row);
   start_copy(0);
 
   float log2_sum[2 * kM], mean[2 * kM];
 #pragma unroll
   for (int r = 0; r < 2 * kM; ++r) {
     const int i = row + r / 2 * 16 + r % 2 * 8 + int(threadIdx.x) % 32 / 4;
-    const int64_t at = head * p.padded_length + min(i, n.length);  // beyond the sequence: the first padding value
+    const int64_t at = head * p.padded_length + min(i, n.num_rows);  // beyond the queries: the first padding value
     log2_sum[r] = p.log2_sum[at];
     mean[r] = p.mean[at];
   }
@@ -348,8 +348,8 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) backward_keys_tensor_cor
 
   const auto start_copy = [&](int step) {
     const int stage = step % 2 * kColumnElements, first = steps.first + step * kColumns;
-    Tile<kD>{queries.data + stage}.template copy_from<kColumns>(n, p.q, head, first);
-    Tile<kD>{gradients.data + stage}.template copy_from<kColumns>(n, p.d_o, head, first);
+    Tile<kD>{queries.data + stage}.template copy_from<kColumns>(n, n.num_columns, p.q, head, first);
+    Tile<kD>{gradients.data + stage}.template copy_from<kColumns>(n, n.num_columns, p.d_o, head, first);
     constexpr int kChunks = kColumns / 4;
     if (threadIdx.x < 2 * kChunks) {
       const float* const source = threadIdx.x < kChunks ? p.log2_sum : p.mean;
@@ -358,8 +358,8 @@ __global__ void __launch_bounds__(kThreads, S::kBlocks) backward_keys_tensor_cor
     }
     commit_copies();
   };
-  keys.template copy_from<S::kRows>(n, p.k, head, block_row);
-  values.template copy_from<S::kRows>(n, p.v, head, block_row);
+  keys.template copy_from<S::kRows>(n, n.num_rows, p.k, head, block_row);
+  values.template copy_from<S::kRows>(n, n.num_rows, p.v, head, block_row);
   start_copy(0);
 
   float key_sums[kM][kD / 8][4] = {}, value_sums[kM][kD / 8][4] = {};
@@ -433,7 +433,7 @@ inline void launch_tensor_cores(Context& ctx, const WindowAttentionBackward& op,
   with_shapes(head_size_of(op), [&]<class, class Q, class K>() {
     const auto p = parameters_of<bfloat16>(op, scratch);
     launch_blocks(ctx, backward_queries_tensor_cores<Q>, Q::kRows, kBackwardSharedBytes<Q>, p);
-    launch_blocks(ctx, backward_keys_tensor_cores<K>, K::kRows, kBackwardSharedBytes<K>, p);
+    launch_blocks(ctx, backward_keys_tensor_cores<K>, K::kRows, kBackwardSharedBytes<K>, by_keys(p));
   });
 }
 

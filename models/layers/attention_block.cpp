@@ -86,49 +86,6 @@ Tensor AttentionBlock::project(Context& ctx, Keep keep, const Tensor& x, const T
   return all;
 }
 
-namespace {
-
-/// `x` at the rows of `own` among `num_rows`, the others zero.
-Tensor among_zeros(Context& ctx, const Tensor& x, int64_t num_rows, Range own) {
-  const Tensor y = ctx.alloc(Keep::scratch, x.dtype(), {num_rows, x.cols()});
-  run(ctx, Fill{.y = y.slice({0, own.begin}), .value = 0});
-  run(ctx, Fill{.y = y.slice({own.end, num_rows}), .value = 0});
-  run(ctx, Copy{.x = x, .y = y.slice(own)});
-  return y;
-}
-
-}  // namespace
-
-// Between ranks the sequence is that of all rows here. Queries of rows that belong to others are zero; what comes out
-// for them is dropped. They cost 2 * window rows of attention in a part of the sequence.
-void AttentionBlock::forward_window(Context& ctx, const WindowAttentionForward& op) const {
-  if (rows_->is_local()) return run(ctx, op);
-  const Scope scope(ctx);
-  const int64_t n = rows_->num_rows();
-  WindowAttentionForward all = op;
-  all.q = among_zeros(ctx, op.q, n, rows_->own());
-  all.o = ctx.alloc(Keep::scratch, op.o.dtype(), {n, op.o.cols()});
-  all.stats = ctx.alloc(Keep::scratch, op.stats.dtype(), {n, op.stats.cols()});
-  run(ctx, all);
-  run(ctx, Copy{.x = all.o.slice(rows_->own()), .y = op.o});
-  run(ctx, Copy{.x = all.stats.slice(rows_->own()), .y = op.stats});
-}
-
-// With zeros in the place of queries, outputs, their gradients and statistics of others, their rows add nothing.
-void AttentionBlock::backward_window(Context& ctx, const WindowAttentionBackward& op) const {
-  if (rows_->is_local()) return run(ctx, op);
-  const Scope scope(ctx);
-  const int64_t n = rows_->num_rows();
-  WindowAttentionBackward all = op;
-  all.q = among_zeros(ctx, op.q, n, rows_->own());
-  all.o = among_zeros(ctx, op.o, n, rows_->own());
-  all.stats = among_zeros(ctx, op.stats, n, rows_->own());
-  all.d_o = among_zeros(ctx, op.d_o, n, rows_->own());
-  all.d_q = ctx.alloc(Keep::scratch, op.d_q.dtype(), {n, op.d_q.cols()});
-  run(ctx, all);
-  run(ctx, Copy{.x = all.d_q.slice(rows_->own()), .y = op.d_q});
-}
-
 HeadArrays AttentionBlock::forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in,
                                          const Tensor& p) const {
   const HeadArrays arrays = heads_->gather(ctx, keep, in.q, in.k, in.v);
@@ -201,14 +158,15 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
         edges_->forward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features}, p, p,
                         s.attention_stats.slice(own));
       else
-        forward_window(ctx, {.q = q.slice(own),
-                             .k = k.slice(all),
-                             .v = v.slice(all),
-                             .num_heads = shape_.num_heads,
-                             .window = window_,
-                             .kernel = shape_.window_kernel,
-                             .o = p,
-                             .stats = s.attention_stats.slice(own)});
+        run(ctx, WindowAttentionForward{.q = q.slice(own),
+                                        .k = k.slice(all),
+                                        .v = v.slice(all),
+                                        .num_heads = shape_.num_heads,
+                                        .window = window_,
+                                        .first_query = rows_->own().begin,
+                                        .kernel = shape_.window_kernel,
+                                        .o = p,
+                                        .stats = s.attention_stats.slice(own)});
     }
   }
   s.middle = ctx.alloc(keep, in.x.dtype(), {rows, shape_.num_channels});
@@ -255,18 +213,19 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
                            saved.attention_stats.slice(own), d_p.slice(own),
                            {graph_, d_q.slice(own), d_k.slice(all), d_v.slice(all), d_features});
         else
-          backward_window(ctx, {.q = q.slice(own),
-                                .k = k.slice(all),
-                                .v = v.slice(all),
-                                .o = saved.attended.slice(own),
-                                .stats = saved.attention_stats.slice(own),
-                                .num_heads = shape_.num_heads,
-                                .window = window_,
-                                .kernel = shape_.window_kernel,
-                                .d_o = d_p.slice(own),
-                                .d_q = d_q.slice(own),
-                                .d_k = d_k.slice(all),
-                                .d_v = d_v.slice(all)});
+          run(ctx, WindowAttentionBackward{.q = q.slice(own),
+                                           .k = k.slice(all),
+                                           .v = v.slice(all),
+                                           .o = saved.attended.slice(own),
+                                           .stats = saved.attention_stats.slice(own),
+                                           .num_heads = shape_.num_heads,
+                                           .window = window_,
+                                           .first_query = rows_->own().begin,
+                                           .kernel = shape_.window_kernel,
+                                           .d_o = d_p.slice(own),
+                                           .d_q = d_q.slice(own),
+                                           .d_k = d_k.slice(all),
+                                           .d_v = d_v.slice(all)});
       }
       if (edges_) edges_->finish_gradient(ctx, in.edge_attributes, d_features, d_in.edge_attributes);
     }

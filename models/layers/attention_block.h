@@ -87,8 +87,6 @@ class AttentionBlock {
   HeadArrays forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in, const Tensor& p) const;
   void backward_heads(Context& ctx, const HeadArrays& arrays, const Tensor& features, const Tensor& d_p,
                       const EdgeAttention::Arguments& d_in) const;
-  void forward_window(Context& ctx, const WindowAttentionForward& op) const;
-  void backward_window(Context& ctx, const WindowAttentionBackward& op) const;
 
   BlockShape shape_;
   const Graph* graph_ = nullptr;

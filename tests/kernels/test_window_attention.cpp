@@ -15,32 +15,61 @@ using namespace boreas::test;
 
 struct Case {
   int64_t length, num_heads, head_size, window;
+  int64_t first_query = 0, end_query = -1;  // -1: all of the sequence
+  int64_t num_queries() const { return (end_query < 0 ? length : end_query) - first_query; }
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << "length " << c.length << ", " << c.num_heads << " heads of " << c.head_size << ", window " << c.window
-             << " ";
+             << ", queries from " << c.first_query << " to " << c.end_query << " ";
 }
 std::vector<Case> cases() {
-  return {{1, 1, 1, -1},    {1, 2, 16, 0},    {5, 3, 5, 2},     {64, 2, 16, 0},   {150, 2, 16, 1}, {150, 4, 8, 16},
-          {131, 2, 16, 64}, {131, 1, 33, 40}, {131, 3, 16, -1}, {97, 2, 20, 500}, {65, 1, 64, 96}, {200, 1, 24, 63}};
+  return {{1, 1, 1, -1},
+          {1, 2, 16, 0},
+          {5, 3, 5, 2},
+          {64, 2, 16, 0},
+          {150, 2, 16, 1},
+          {150, 4, 8, 16},
+          {131, 2, 16, 64},
+          {131, 1, 33, 40},
+          {131, 3, 16, -1},
+          {97, 2, 20, 500},
+          {65, 1, 64, 96},
+          {200, 1, 24, 63},
+          {150, 2, 16, 30, 30, 120},
+          {150, 2, 16, 30, 0, 50},
+          {150, 1, 8, 3, 140, 150},
+          {131, 3, 16, -1, 70, 71},
+          {200, 1, 24, 0, 33, 99},
+          {97, 2, 20, 500, 1, 96}};
 }
 
 // Inputs and gradients are column slices of wider matrices.
 struct Problem {
   Workspace& work;
-  int64_t num_heads, window;
+  int64_t num_heads, window, first_query;
   Tensor q, k, v, o, stats, d_o, d_q, d_k, d_v;
   double scale = 0;
 
   Problem(Workspace& workspace, DType dtype, const Case& c, double spread = 1)
-      : work(workspace), num_heads(c.num_heads), window(c.window) {
+      : work(workspace), num_heads(c.num_heads), window(c.window), first_query(c.first_query) {
     const int64_t channels = c.num_heads * c.head_size;
-    for (Tensor* input : {&q, &k, &v, &d_o}) *input = work.random_strided(dtype, c.length, channels, spread);
-    stats = work.output(accumulator_of(dtype), {c.length, c.num_heads});
-    for (Tensor* output : {&o, &d_q, &d_k, &d_v}) *output = work.output_strided(dtype, c.length, channels);
+    const int64_t queries = c.num_queries();
+    for (Tensor* input : {&q, &d_o}) *input = work.random_strided(dtype, queries, channels, spread);
+    for (Tensor* input : {&k, &v}) *input = work.random_strided(dtype, c.length, channels, spread);
+    stats = work.output(accumulator_of(dtype), {queries, c.num_heads});
+    for (Tensor* output : {&o, &d_q}) *output = work.output_strided(dtype, queries, channels);
+    for (Tensor* output : {&d_k, &d_v}) *output = work.output_strided(dtype, c.length, channels);
   }
   WindowAttentionForward forward_op() const {
-    return {.q = q, .k = k, .v = v, .num_heads = num_heads, .window = window, .scale = scale, .o = o, .stats = stats};
+    return {.q = q,
+            .k = k,
+            .v = v,
+            .num_heads = num_heads,
+            .window = window,
+            .scale = scale,
+            .first_query = first_query,
+            .o = o,
+            .stats = stats};
   }
   WindowAttentionBackward backward_op() const {
     return {.q = q,
@@ -51,6 +80,7 @@ struct Problem {
             .num_heads = num_heads,
             .window = window,
             .scale = scale,
+            .first_query = first_query,
             .d_o = d_o,
             .d_q = d_q,
             .d_k = d_k,
@@ -68,15 +98,16 @@ double at(const Tensor& t, int64_t i, int64_t j) {
 struct Naive {
   std::vector<double> o, stats, d_q, d_k, d_v;
   explicit Naive(const Problem& p) {
-    const int64_t length = p.q.rows(), channels = p.q.cols(), size = channels / p.num_heads;
+    const int64_t queries = p.q.rows(), length = p.k.rows(), channels = p.q.cols(), size = channels / p.num_heads;
     const double scale = p.scale > 0 ? p.scale : 1 / std::sqrt(double(size));
-    o.resize(length * channels), d_q = d_k = d_v = o, stats.resize(length * p.num_heads);
+    o.resize(queries * channels), d_k.resize(length * channels), stats.resize(queries * p.num_heads);
+    d_q = o, d_v = d_k;
     for (int64_t h = 0; h < p.num_heads; ++h)
-      for (int64_t i = 0; i < length; ++i) {
+      for (int64_t i = 0; i < queries; ++i) {
         std::vector<double> alpha(length, -INFINITY), dp(length);
         double largest = -INFINITY, total = 0, mean = 0;
         for (int64_t j = 0; j < length; ++j) {
-          if (p.window >= 0 && std::abs(i - j) > p.window) continue;
+          if (p.window >= 0 && std::abs(p.first_query + i - j) > p.window) continue;
           alpha[j] = 0;
           for (int64_t c = h * size; c < (h + 1) * size; ++c) {
             alpha[j] += scale * at(p.q, i, c) * at(p.k, j, c);
@@ -208,6 +239,18 @@ TEST(WindowAttention, SharpSoftmaxOfEqualValuesHasNoGradientOfScores) {
   }
 }
 
+TEST(WindowAttention, OperationsAreCountedByPairs) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(testing::Message() << c);
+    Workspace work;
+    const Problem p(work, DType::f64, c);
+    int64_t pairs = 0;
+    for (int64_t i = c.first_query; i < c.first_query + c.num_queries(); ++i)
+      for (int64_t j = 0; j < c.length; ++j) pairs += c.window < 0 || std::abs(i - j) <= c.window;
+    EXPECT_EQ(p.forward_op().flops(), 4 * pairs * p.q.cols());
+  }
+}
+
 TEST(WindowAttention, RepeatableForAnyNumberOfThreads) {
   Workspace work;
   const Problem first(work, DType::f32, {300, 3, 16, 50});
@@ -290,7 +333,22 @@ TEST(WindowAttention, SaysWhatIsWrong) {
       [](auto& op) {
         op.k = op.k.slice({0, 9});
       },
-      "shape", "window_attention_forward: k is f32 [9, 16] but must be [10, 16] to fit q f32 [10, 16]");
+      "shape", "window_attention_forward: 10 queries from position 0 do not lie in a sequence of 9");
+  expect(
+      forward, [](auto& op) { op.first_query = -1; }, "shape",
+      "window_attention_forward: 10 queries from position -1 do not lie in a sequence of 10");
+  expect(
+      backward,
+      [](auto& op) {
+        op.q = op.q.slice({0, 0});
+      },
+      "shape", "window_attention_backward: no queries for a sequence of 10");
+  expect(
+      forward,
+      [](auto& op) {
+        op.v = op.v.slice({0, 9});
+      },
+      "shape", "window_attention_forward: v is f32 [9, 16] but must be [10, 16] to fit k f32 [10, 16]");
   expect(
       forward,
       [&](auto& op) {
@@ -311,7 +369,7 @@ TEST(WindowAttention, SaysWhatIsWrong) {
       [](auto& op) {
         op.d_v = op.d_v.columns({0, 8});
       },
-      "shape", "window_attention_backward: d_v is f32 [10, 8] but must be [10, 16] to fit q f32 [10, 16]");
+      "shape", "window_attention_backward: d_v is f32 [10, 8] but must be [10, 16] to fit k f32 [10, 16]");
   expect(
       backward,
       [](auto& op) {

@@ -16,23 +16,43 @@ namespace boreas::test::window_attention {
 struct Case {
   int64_t length, num_heads, head_size, window;
   double scale = 0;
+  int64_t first_query = 0, end_query = -1;  ///< -1: all of the sequence
+  int64_t num_queries() const { return (end_query < 0 ? length : end_query) - first_query; }
 };
 inline std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << "length " << c.length << ", " << c.num_heads << " heads of " << c.head_size << ", window " << c.window
-             << ", scale " << c.scale;
+             << ", scale " << c.scale << ", queries from " << c.first_query << " to " << c.end_query;
 }
 
 /// Every head size that has kernels of its own and some between, windows that end inside tiles, at their ends and
 /// beyond the sequence: few and short, because the emulation is slow.
 inline std::vector<Case> small_cases() {
-  return {{1, 1, 16, 0},    {65, 2, 8, 5},    {63, 1, 24, 0},  {70, 1, 32, -1}, {64, 1, 40, 1},
-          {67, 1, 48, 300}, {130, 1, 64, 20}, {65, 1, 128, 5}, {40, 1, 256, 7}};
+  return {{1, 1, 16, 0},
+          {65, 2, 8, 5},
+          {63, 1, 24, 0},
+          {70, 1, 32, -1},
+          {64, 1, 40, 1},
+          {67, 1, 48, 300},
+          {130, 1, 64, 20},
+          {65, 1, 128, 5},
+          {40, 1, 256, 7},
+          {90, 1, 16, 5, 0, 5, 70},
+          {70, 2, 24, -1, 0, 33, 34},
+          {150, 1, 32, 3, 0, 100, 140}};
 }
 
 /// Several tiles of every version, in several steps, some of which some rows have no part in; sharp weights too.
 inline std::vector<Case> tiled_cases() {
-  return {{450, 2, 64, 7}, {700, 1, 64, 130, 2.5}, {600, 1, 32, 130},
-          {333, 2, 32, 3}, {450, 2, 128, 100},     {260, 1, 128, 33, 2.5}};
+  return {{450, 2, 64, 7},
+          {700, 1, 64, 130, 2.5},
+          {600, 1, 32, 130},
+          {333, 2, 32, 3},
+          {450, 2, 128, 100},
+          {260, 1, 128, 33, 2.5},
+          {460, 1, 64, 70, 0, 70, 390},
+          {600, 1, 64, 5, 0, 290, 600},
+          {420, 1, 32, 40, 0, 0, 100},
+          {300, 1, 128, 30, 0, 201, 233}};
 }
 
 struct Tensors {
@@ -49,6 +69,7 @@ inline WindowAttentionForward forward_op(const Tensors& t, const Case& c,
           .num_heads = c.num_heads,
           .window = c.window,
           .scale = c.scale,
+          .first_query = c.first_query,
           .kernel = kernel,
           .o = t.o,
           .stats = t.stats};
@@ -64,6 +85,7 @@ inline WindowAttentionBackward backward_op(const Tensors& t, const Case& c,
           .num_heads = c.num_heads,
           .window = c.window,
           .scale = c.scale,
+          .first_query = c.first_query,
           .kernel = kernel,
           .d_o = t.d_o,
           .d_q = t.d_q,
@@ -75,11 +97,16 @@ inline WindowAttentionBackward backward_op(const Tensors& t, const Case& c,
 inline Tensors host_tensors(Workspace& w, DType dtype, const Case& c, int64_t before = 0) {
   const int64_t channels = c.num_heads * c.head_size;
   Tensors out;
+  const auto rows_of = [&](Tensor Tensors::*member) {
+    const bool by_key =
+        member == &Tensors::k || member == &Tensors::v || member == &Tensors::d_k || member == &Tensors::d_v;
+    return by_key ? c.length : c.num_queries();
+  };
   for (Tensor Tensors::*input : kInputs)
-    out.*input = w.random(dtype, {c.length, before + channels}).columns({before, before + channels});
+    out.*input = w.random(dtype, {rows_of(input), before + channels}).columns({before, before + channels});
   for (Tensor Tensors::*output : kOutputs)
-    out.*output = w.output(dtype, {c.length, before + channels}).columns({before, before + channels});
-  out.stats = w.output(accumulator_of(dtype), {c.length, c.num_heads});
+    out.*output = w.output(dtype, {rows_of(output), before + channels}).columns({before, before + channels});
+  out.stats = w.output(accumulator_of(dtype), {c.num_queries(), c.num_heads});
   return out;
 }
 
