@@ -122,13 +122,15 @@ void Mapper::backward_sources(Context& ctx, const Subgraph& chunk, const Tensor&
   const bool gathered = bool(chunk.src_ids);
   Tensor d_rows;  // of the chunk's sources
   if (embed_src_) {
-    const Tensor& s = sources.x;  // becomes its gradient
-    src_projection_.backward(ctx, {.x = s}, sources.projection, {.y = d_keys_values}, {.x = s});
-    embed_src_->backward_parameters(ctx, gather(ctx, chunk, x_src), s);
+    // Where memory is short the gradient of s takes the place of s, which then must be normed in a pass of its own.
+    const Tensor& s = sources.x;
+    const Tensor d_s = sources.projection.brief ? s : ctx.alloc(Keep::scratch, s.dtype(), {s.rows(), s.cols()});
+    src_projection_.backward(ctx, {.x = s}, sources.projection, {.y = d_keys_values}, {.x = d_s});
+    embed_src_->backward_parameters(ctx, gather(ctx, chunk, x_src), d_s);
     if (!d_x_src) return;
-    if (!gathered) return embed_src_->backward_input(ctx, s, d_x_src, true);
+    if (!gathered) return embed_src_->backward_input(ctx, d_s, d_x_src, true);
     d_rows = alloc_aligned_rows(ctx, Keep::scratch, dtype(), s.rows(), d_x_src.cols());
-    embed_src_->backward_input(ctx, s, d_rows);
+    embed_src_->backward_input(ctx, d_s, d_rows);
   } else {
     const Tensor x = gather(ctx, chunk, x_src);
     if (gathered && d_x_src) d_rows = ctx.alloc(Keep::scratch, x.dtype(), {x.rows(), x.cols()});

@@ -149,38 +149,59 @@ class CublasLt {
       if (ctx.log_debug) ctx.log_debug(describe(p) + ": no algorithm");
       return;
     }
-    const Result& result = choose(p, std::span(results).first(size_t(found)));
+    const Result result = choose(p, plan, std::span(results).first(size_t(found)));
     plan.algorithm = result.algo;
     if (ctx.log_debug) ctx.log_debug(describe(p) + describe(result));
   }
 
   using Result = cublasLtMatmulHeuristicResult_t;
 
-  /// The heuristic's first choice, with two exceptions that were measured (docs/kernels_dense.md).
-  static const Result& choose(const Product& p, std::span<const Result> results) {
-    const auto take_if = [&](const Result& result, auto&& fits) -> const Result& {
-      for (const Result& other : results)
-        if (other.state == CUBLAS_STATUS_SUCCESS && fits(other)) return other;
-      return result;
-    };
+  /// The heuristic's first choice, with exceptions that were measured (docs/kernels_dense.md).
+  Result choose(const Product& p, Plan& plan, std::span<const Result> results) const {
     const Result& first = results[0];
-    const int64_t depth = p.transpose_a ? p.a.cols() : p.a.rows();
+    const int64_t terms = p.transpose_a ? p.a.cols() : p.a.rows();
+    const auto is_tma = [](const Result& result) {
+      return result.state == CUBLAS_STATUS_SUCCESS && get(result, CUBLASLT_ALGO_CONFIG_ID, int32_t{}) == kTmaKernels;
+    };
     if (p.d.rows() < kManyRows) return first;
     // Blocks that stay resident: a cluster shape that leaves multiprocessors idle costs their share.
     if (first.wavesCount < kFull)
-      return take_if(first, [](const Result& other) { return other.wavesCount >= kFull && other.wavesCount < 1.01f; });
+      for (const Result& other : results)
+        if (other.state == CUBLAS_STATUS_SUCCESS && other.wavesCount >= kFull && other.wavesCount < 1.01f) return other;
     // Short sums: what counts is that one half of a block stores while the other multiplies.
-    if (!p.transpose_b && depth % 64 == 0 && depth <= kShortSum)
-      return take_if(first, [](const Result& other) {
+    if (p.transpose_a && !p.transpose_b && terms <= kVeryShortSum && p.d.cols() >= kManyColumns)
+      for (const Result& other : results)
+        if (Result overlapping = other; is_tma(other) && make_overlapping(plan, overlapping)) return overlapping;
+    if (!p.transpose_b && terms % 64 == 0 && terms <= kShortSum)
+      for (const Result& other : results) {
         const auto option = get(other, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, uint32_t{});
-        return get(other, CUBLASLT_ALGO_CONFIG_ID, int32_t{}) == kTmaKernels && (option == 1 || option == 3);
-      });
+        if (is_tma(other) && (option == 1 || option == 3)) return other;
+      }
     return first;
   }
 
-  static constexpr int64_t kManyRows = 30'000, kShortSum = 1024;
+  /// Gives a TMA kernel tiles of 128 x 160 on which its two warp groups take turns; false if it has none such.
+  bool make_overlapping(Plan& plan, Result& result) const {
+    const auto set_config = [&](cublasLtMatmulAlgoConfigAttributes_t attribute, auto value) {
+      return cublasLtMatmulAlgoConfigSetAttribute(&result.algo, attribute, &value, sizeof(value)) ==
+             CUBLAS_STATUS_SUCCESS;
+    };
+    Result checked{};
+    if (!set_config(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{CUBLASLT_MATMUL_TILE_128x160}) ||
+        !set_config(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, uint16_t{CUBLASLT_CLUSTER_SHAPE_2x1x1}) ||
+        !set_config(CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, kTakingTurns) ||
+        cublasLtMatmulAlgoCheck(handle_, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.d, &result.algo, &checked) !=
+            CUBLAS_STATUS_SUCCESS ||
+        checked.workspaceSize > size_t(Context::kLibraryWorkspaceBytes))
+      return false;
+    result.workspaceSize = checked.workspaceSize;
+    return true;
+  }
+
+  static constexpr int64_t kManyRows = 30'000, kManyColumns = 512, kShortSum = 1024, kVeryShortSum = 512;
   static constexpr float kFull = 0.995f;
   static constexpr int32_t kTmaKernels = 66;
+  static constexpr uint32_t kTakingTurns = 1;
 
   template <class T>
   static T get(const Result& result, cublasLtMatmulAlgoConfigAttributes_t attribute, T value) {

@@ -86,7 +86,8 @@ void Mlp::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* sav
   if (out.y) layers_.back().forward(ctx, x, out.y, in.residual);
 }
 
-void Mlp::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const {
+void Mlp::backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in,
+                   const std::function<void()>& restore_x) const {
   {
     const Scope scope(ctx);
     Tensor d_y = d_out.y, scratch;
@@ -113,8 +114,12 @@ void Mlp::backward(Context& ctx, const Inputs& in, const Saved& saved, const Out
         scratch = scratch ? before : Tensor();  // the next layer's activations: what stood there has served
       }
     }
-    layers_[0].backward_parameters(ctx, in.x, d_y);
+    if (!restore_x) layers_[0].backward_parameters(ctx, in.x, d_y);
     if (d_in.x) layers_[0].backward_input(ctx, d_y, d_in.x);
+    if (restore_x) {
+      restore_x();
+      layers_[0].backward_parameters(ctx, in.x, d_y);
+    }
   }
   ctx.arena().rewind(Keep::saved, saved.begin);
 }
@@ -135,13 +140,17 @@ void FeedForward::backward(Context& ctx, const Inputs& in, const Saved& saved, c
                            const Inputs& d_in) const {
   {
     const Scope scope(ctx);
-    Tensor normed = saved.normed;
-    if (!normed) {
-      normed = ctx.alloc(Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
-      norm_.forward(ctx, in.x, normed, saved.stats);
+    const auto backward_mlp = [&](const Tensor& normed, const std::function<void()>& restore) {
+      mlp_.backward(ctx, {.x = normed, .residual = in.x}, saved.mlp, {.y = d_out.y}, {.x = normed, .residual = {}},
+                    restore);
+    };
+    if (saved.normed) {
+      backward_mlp(saved.normed, {});
+      norm_.backward(ctx, in.x, saved.stats, saved.normed, d_in.x, d_out.y);
+    } else {  // the norm's backward gives LN(x) again
+      const Tensor normed = ctx.alloc(Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
+      backward_mlp(normed, [&] { norm_.backward(ctx, in.x, saved.stats, normed, d_in.x, d_out.y, normed); });
     }
-    mlp_.backward(ctx, {.x = normed, .residual = in.x}, saved.mlp, {.y = d_out.y}, {.x = normed, .residual = {}});
-    norm_.backward(ctx, in.x, saved.stats, normed, d_in.x, d_out.y);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);
 }

@@ -1,6 +1,7 @@
 // Multi-layer perceptrons, plain and gated.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,9 @@ class Mlp {
       int64_t num_extra = 0);
 
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
-  void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
+  /// `restore_x`: called after d_in.x is written and before x is read; it may put x there.
+  void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in,
+                const std::function<void()>& restore_x = {}) const;
 
  private:
   bool gated() const { return kind_ != MlpKind::mlp; }

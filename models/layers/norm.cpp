@@ -27,15 +27,17 @@ void LayerNorm::forward(Context& ctx, const Tensor& x, const Tensor& y, const Te
 }
 
 void LayerNorm::backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d_y, const Tensor& d_x,
-                         const Tensor& d_residual) const {
+                         const Tensor& d_residual, const Tensor& y) const {
   LayerNormBackward op;
   op.x = x;
   op.gamma = gamma_->value;
+  if (beta_) op.beta = beta_->value;
   op.stats = stats;
   op.groups = groups_;
   op.d_y = d_y;
   op.d_residual = d_residual;
   op.d_x = d_x;
+  op.y = y;
   op.d_gamma = gamma_->grad;
   if (beta_) op.d_beta = beta_->grad;
   run(ctx, op);
@@ -67,14 +69,18 @@ void NormedLinear::backward(Context& ctx, const Inputs& in, const Saved& saved, 
   {
     const Scope scope(ctx);
     Tensor normed = saved.normed;
-    if (!normed) {
-      normed = ctx.alloc(Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
-      norm_.forward(ctx, in.x, normed, saved.stats);
+    if (!normed) normed = ctx.alloc(Keep::scratch, norm_.dtype(), {in.x.rows(), in.x.cols()});
+    const Tensor& d_normed = normed;  // one takes the place of the other
+    if (!saved.normed && d_in.x && d_in.x.data() != in.x.data()) {
+      linear_.backward_input(ctx, d_out.y, d_normed);
+      norm_.backward(ctx, in.x, saved.stats, d_normed, d_in.x, d_residual, normed);  // gives LN(x) again
+      linear_.backward_parameters(ctx, normed, d_out.y);
+    } else {
+      if (!saved.normed) norm_.forward(ctx, in.x, normed, saved.stats);
+      linear_.backward_parameters(ctx, normed, d_out.y);
+      linear_.backward_input(ctx, d_out.y, d_normed);
+      norm_.backward(ctx, in.x, saved.stats, d_normed, d_in.x ? d_in.x : d_normed, d_residual);
     }
-    linear_.backward_parameters(ctx, normed, d_out.y);
-    const Tensor& d_normed = normed;  // its values have served
-    linear_.backward_input(ctx, d_out.y, d_normed);
-    norm_.backward(ctx, in.x, saved.stats, d_normed, d_in.x ? d_in.x : d_normed, d_residual);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);
 }

@@ -22,9 +22,10 @@ class LayerNorm {
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& x) const;
   /// y may be x where their types agree.
   void forward(Context& ctx, const Tensor& x, const Tensor& y, const Tensor& stats) const;
-  /// d_x = derivative of the norm + d_residual; d_x may be d_y or d_residual.
+  /// d_x = derivative of the norm + d_residual; d_x may be d_y or d_residual, or x. y, which may be d_y, becomes what
+  /// forward gave, if it is wanted; then d_x must be neither y nor x.
   void backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d_y, const Tensor& d_x,
-                const Tensor& d_residual = {}) const;
+                const Tensor& d_residual = {}, const Tensor& y = {}) const;
 
  private:
   LayerNorm(const Parameter* gamma, const Parameter* beta, int64_t groups)
@@ -58,7 +59,7 @@ class NormedLinear {
   /// forward in steps: LN(x), lent by the caller's scope, then any columns of y.
   Tensor normalise(Context& ctx, const Tensor& x, Saved* saved) const;
   void map(Context& ctx, const Tensor& normed, const Tensor& y, Range columns) const;
-  /// `d_residual`, the gradient that reaches x by another way, is added to d_x and may be d_x.
+  /// `d_residual`, the gradient that reaches x by another way, is added to d_x and may be d_x. d_x may be x.
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in,
                 const Tensor& d_residual = {}) const;
 
