@@ -60,7 +60,16 @@ __device__ inline void copy_async_if(bool valid, void* shared, const void* globa
                "l"(global), "r"(int(valid))
                : "memory");
 }
-/// The same through the first-level cache, for what neighbouring warps read too: `bytes` bytes, then zeros up to 16.
+/// Starts a copy of 8 or 16 bytes to shared memory.
+template <int kBytes>
+__device__ inline void copy_async(void* shared, const void* global) {
+  const uint32_t to = uint32_t(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(kBytes) : "memory");
+}
+/// Of 16 bytes through the first-level cache, for what neighbouring warps read too: `bytes` bytes, then zeros up to 16.
 __device__ inline void copy_async_cached(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),
                "l"(global), "r"(bytes)

@@ -105,6 +105,10 @@ template <class T>
 void __stcs(T* address, T value) {
   *address = value;
 }
+template <class T>
+void __stwb(T* address, T value) {
+  *address = value;
+}
 using std::isfinite;
 using std::isnan;
 using std::max;

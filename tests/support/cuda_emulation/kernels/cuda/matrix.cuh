@@ -58,6 +58,10 @@ inline void copy_async(void* shared, const void* global, bool valid) {
 inline void copy_async_if(bool valid, void* shared, const void* global) {
   if (valid) copy_async(shared, global, true);
 }
+template <int kBytes>
+void copy_async(void* shared, const void* global) {
+  emulation::Block::current().copy_async(shared, global, kBytes, kBytes);
+}
 inline void copy_async_cached(void* shared, const void* global, int bytes) {
   emulation::Block::current().copy_async(shared, global, size_t(bytes), 16);
 }
