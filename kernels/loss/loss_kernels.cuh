@@ -13,13 +13,15 @@ namespace boreas::cuda {
 
 inline constexpr int kLossThreads = kLossLanes * kLossWarps;
 
+__device__ inline float sign_of(float x) { return float(x > 0.0f) - float(x < 0.0f); }
+
 struct Term {
   float value, slope;
 };
 
 template <LossKind kind>
 __device__ inline Term loss_term(float e) {
-  const float size = fabsf(e), sign = float((e > 0.0f) - (e < 0.0f));
+  const float size = fabsf(e), sign = sign_of(e);
   if constexpr (kind == LossKind::mse)
     return {e * e, 2.0f * e};
   else if constexpr (kind == LossKind::mae)
@@ -135,53 +137,74 @@ struct CrpsArguments {
   double scale;
 };
 
-/// A thread owns all members of a point; kMost of them fit. Up to 8 lie in registers.
-template <int kMost, class D>
+/// A thread owns all members of a point: kMembers of them in registers or, if that is 0, any number up to 64. The sums
+/// lack the division by E (E - 1), which the last stage makes.
+template <int kMembers, class D>
 __global__ void __launch_bounds__(kLossThreads, kLossBlocksResident) crps_loss(CrpsArguments<D> p) {
-  [[maybe_unused]] constexpr int kUnrolled = kMost <= 8 ? kMost : 1,
-                                 kUnrolledColumns = kMost <= 8 ? kLossColumnsALane : 1;
+  constexpr int kMost = kMembers > 0 ? kMembers : 64;
+  // Points that a thread reads before it uses the first.
+  constexpr int kAtOnce = kMembers == 0 ? 1 : kMembers <= 4 ? kLossColumnsALane : kLossColumnsALane / 2;
+  [[maybe_unused]] constexpr int kUnrolled = kMembers > 0 ? kMembers : 1;
+  const int members = kMembers > 0 ? kMembers : p.num_members;
   const int64_t first = int64_t(blockIdx.y) * kLossColumns + threadIdx.x;
-  const float members = float(p.num_members), pairs = members * (members - 1.0f);
+  const float share = 1.0f / float(members), spread = p.spread_weight / float(members * (members - 1));
+  float column_weight[kLossColumnsALane];
   double sums[kLossColumnsALane] = {};
+#pragma unroll
+  for (int j = 0; j < kLossColumnsALane; ++j) {
+    const int64_t c = first + j * kLossLanes;
+    column_weight[j] = c < p.num_columns ? p.column_weights[c] : 0.0f;
+  }
   const int64_t step = int64_t(gridDim.x) * kLossWarps;
   for (int64_t row = int64_t(blockIdx.x) * kLossWarps + threadIdx.y; row < p.num_rows; row += step) {
     const int64_t item = p.item_of.quotient(row), node = row - item * p.num_nodes;
-    const int64_t first_row = item * p.num_members * p.num_nodes + node;  // of member 0; the next is num_nodes away
+    const int64_t first_row = item * members * p.num_nodes + node;  // of member 0; the next is num_nodes away
     const double node_weight = p.node_weights[node];
-#pragma unroll kUnrolledColumns
-    for (int j = 0; j < kLossColumnsALane; ++j) {
-      const int64_t c = first + j * kLossLanes;
-      if (c >= p.num_columns) continue;
-      const float t = *p.target.at(row, c);
-      bool masked = p.ignore_nans && isnan(t);
-      float x[kMost];
+    const float slope_weight = float(p.scale * node_weight);
+#pragma unroll
+    for (int begin = 0; begin < kLossColumnsALane; begin += kAtOnce) {
+      float t[kAtOnce], x[kAtOnce][kMost];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int64_t c = first + (begin + j) * kLossLanes;
+        t[j] = c < p.num_columns ? *p.target.at(row, c) : 0.0f;
 #pragma unroll kUnrolled
-      for (int e = 0; e < kMost; ++e) {
-        if (e >= p.num_members) continue;
-        x[e] = *p.prediction.at(first_row + e * p.num_nodes, c);
-        masked = masked || (p.ignore_nans && isnan(x[e]));
+        for (int e = 0; e < members; ++e)
+          x[j][e] = c < p.num_columns ? *p.prediction.at(first_row + e * p.num_nodes, c) : 0.0f;
       }
-      const double weight = node_weight * double(p.column_weights[c]);
-      float term = 0;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int64_t c = first + (begin + j) * kLossLanes;
+        if (c >= p.num_columns) continue;
+        bool masked = p.ignore_nans && isnan(t[j]);
+        float distance[kMost], above[kMost];  // above: members below one, less those above it
 #pragma unroll kUnrolled
-      for (int e = 0; e < kMost; ++e) {
-        if (e >= p.num_members) continue;
-        const float distance = fabsf(x[e] - t);
-        float spread_slope = 0;
-#pragma unroll kUnrolled
-        for (int f = 0; f < kMost; ++f) {
-          if (f >= p.num_members || f == e) continue;
-          const float between = x[e] - x[f];
-          // By pairs: every term is small where the ensemble is good.
-          term += distance + fabsf(x[f] - t) - p.spread_weight * fabsf(between);
-          spread_slope += float((between > 0.0f) - (between < 0.0f));
+        for (int e = 0; e < members; ++e) {
+          masked = masked || (p.ignore_nans && isnan(x[j][e]));
+          distance[e] = fabsf(x[j][e] - t[j]);
+          above[e] = 0;
         }
+        float term = 0;
+#pragma unroll kUnrolled
+        for (int e = 1; e < members; ++e)
+#pragma unroll kUnrolled
+          for (int f = 0; f < e; ++f) {
+            const float between = x[j][e] - x[j][f];
+            // By pairs: every term is small where the ensemble is good.
+            term += distance[e] + distance[f] - p.spread_weight * fabsf(between);
+            const float side = sign_of(between);
+            above[e] += side;
+            above[f] -= side;
+          }
+        if (!masked) sums[begin + j] += node_weight * double(column_weight[begin + j] * term);
         if (!p.d.data) continue;
-        const float side = float((x[e] > t) - (x[e] < t));
-        const float slope = side / members - p.spread_weight * spread_slope / pairs;
-        *p.d.at(first_row + e * p.num_nodes, c) = narrow<D>(masked ? 0.0f : float(p.scale * weight * double(slope)));
+        const float weight = slope_weight * column_weight[begin + j];
+#pragma unroll kUnrolled
+        for (int e = 0; e < members; ++e) {
+          const float slope = weight * (sign_of(x[j][e] - t[j]) * share - above[e] * spread);
+          *p.d.at(first_row + e * p.num_nodes, c) = narrow<D>(masked ? 0.0f : slope);
+        }
       }
-      if (!masked) sums[j] += weight * double(term) / double(2.0f * pairs);
     }
   }
   store_loss_sums(sums, p.num_columns, p.by_column, p.partials);
@@ -211,12 +234,12 @@ inline dim3 loss_grid(const Tensor& target) {
 inline const dim3 kLossBlock{kLossLanes, kLossWarps};
 
 template <class Op>
-void add_up(Context& ctx, const Op& op, const double* partials, bool root) {
+void add_up(Context& ctx, const Op& op, const double* partials, double divisor, bool root) {
   const int64_t blocks = loss_blocks(op.target.rows()), num_losses = op.loss.size();
   const int64_t a_block = loss_sums_a_block(op.target.cols(), num_losses);
   const int64_t stride = num_losses > 1 ? a_block : 1, count = num_losses > 1 ? blocks : blocks * a_block;
-  launch_kernel(add_up_losses, unsigned(num_losses), kAddUpThreads, 0, stream_of(ctx), partials, count, stride,
-                double(op.num_items), root, op.loss.template as<float>());
+  launch_kernel(add_up_losses, unsigned(num_losses), kAddUpThreads, 0, stream_of(ctx), partials, count, stride, divisor,
+                root, op.loss.template as<float>());
 }
 
 template <LossKind kind, class D>
@@ -238,7 +261,7 @@ void launch_weighted(Context& ctx, const WeightedLoss& op, double* partials) {
     launch_kernel(take_roots, 1, 32, 0, stream_of(ctx), op.total.as<float>(), op.total.size(), op.loss.as<float>());
   } else {
     launch_kernel(weighted_loss<kind, D>, loss_grid(op.target), kLossBlock, 0, stream_of(ctx), p);
-    add_up(ctx, op, partials, rmse);
+    add_up(ctx, op, partials, double(op.num_items), rmse);
   }
   if (!rmse || !op.d_prediction) return;
   p.partials = nullptr;  // the root is known only now
@@ -280,18 +303,19 @@ void launch_crps(Context& ctx, const CrpsLoss& op, double* partials) {
                            .d = rows_of<D>(op.d_prediction),
                            .spread_weight = float(1 - (1 - op.alpha) / double(op.num_members)),
                            .scale = op.loss_scale / double(op.num_items)};
-  const auto launch_for = [&]<int kMost>() {
-    launch_kernel(crps_loss<kMost, D>, loss_grid(op.target), kLossBlock, 0, stream_of(ctx), p);
+  const auto launch_for = [&]<int kMembers>() {
+    launch_kernel(crps_loss<kMembers, D>, loss_grid(op.target), kLossBlock, 0, stream_of(ctx), p);
   };
-  if (op.num_members <= 2)
-    launch_for.template operator()<2>();
-  else if (op.num_members <= 4)
-    launch_for.template operator()<4>();
-  else if (op.num_members <= 8)
-    launch_for.template operator()<8>();
-  else
-    launch_for.template operator()<64>();
-  add_up(ctx, op, partials, false);
+  const auto launch_if = [&]<int kMembers>() {
+    if (op.num_members != kMembers) return false;
+    launch_for.template operator()<kMembers>();
+    return true;
+  };
+  [&]<int... kTwoLess>(std::integer_sequence<int, kTwoLess...>) {
+    if (!(launch_if.template operator()<kTwoLess + 2>() || ...)) launch_for.template operator()<0>();
+  }
+  (std::make_integer_sequence<int, 7>());
+  add_up(ctx, op, partials, double(op.num_items * op.num_members * (op.num_members - 1)), false);
 }
 
 inline DType gradient_type(const Tensor& d_prediction) { return d_prediction ? d_prediction.dtype() : DType::f32; }
