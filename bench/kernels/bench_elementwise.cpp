@@ -128,6 +128,14 @@ void add_gpu_fields() {
                              .columns = lists().fields,
                              .y = b.zeros(t, {kCells, kInputs}).columns({0, kFields})};
     });
+    add_gpu(name_of("normalise_fields/contiguous", t, kCells, kFields), [=](Bench& b) {
+      return NormaliseFields{.fields = b.random(DType::f32, {kFields, kCells}),
+                             .mul = lists().ones,
+                             .add = lists().zeros,
+                             .fill = lists().nans,
+                             .columns = lists().fields,
+                             .y = b.zeros(t, {kCells, kFields})};
+    });
     add_gpu(name_of("denormalise_fields", t, kCells, kFields), [=](Bench& b) {
       return DenormaliseFields{.x = b.random(t, {kCells, kFields}),
                                .mul = lists().ones,

@@ -72,13 +72,13 @@ inline void enqueue(Context& ctx, const AdamW& op, Tensor) {
                                          float(1 - std::pow(op.beta2, double(op.step))), float(op.grad_scale)},
                              .device_control = op.control ? op.control.as<float>() : nullptr};
   dispatch_stored(op.name, op.stored ? op.stored.dtype() : DType::f32, [&]<class S>() {
-    with_chunk_size<4>({op.value, op.grad, op.first_moment, op.second_moment, op.stored}, [&]<int kSize>() {
-      const auto chunks = chunks_of<kSize>({op.value, op.grad, op.first_moment, op.second_moment, op.stored});
-      const auto blocks = unsigned((chunks.count + kMapThreads - 1) / kMapThreads);
-      launch_kernel(adamw_chunks<kSize, S>, blocks, kMapThreads, 0, stream_of(ctx), chunks, numbers,
-                    rows_of<float>(op.value), rows_of<const float>(op.grad), rows_of<float>(op.first_moment),
-                    rows_of<float>(op.second_moment), rows_of<S>(op.stored));
-    });
+    with_chunks<4>(
+        {op.value, op.grad, op.first_moment, op.second_moment, op.stored}, [&]<int kSize>(Chunks<kSize> chunks) {
+          const auto blocks = unsigned((chunks.count + kMapThreads - 1) / kMapThreads);
+          launch_kernel(adamw_chunks<kSize, S>, blocks, kMapThreads, 0, stream_of(ctx), chunks, numbers,
+                        rows_of<float>(op.value), rows_of<const float>(op.grad), rows_of<float>(op.first_moment),
+                        rows_of<float>(op.second_moment), rows_of<S>(op.stored));
+        });
   });
 }
 

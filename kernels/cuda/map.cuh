@@ -18,18 +18,21 @@ inline void require_f32(const char* op, DType dtype) {
   BOREAS_CHECK(dtype == DType::f32, unsupported, "{}: on a GPU it takes f32, not {}", op, to_string(dtype));
 }
 
-/// Whether chunks of `size` elements can be moved as words.
-inline bool is_aligned(const Tensor& tensor, int64_t size) {
-  return reinterpret_cast<uintptr_t>(tensor.data()) % (size * size_of(tensor.dtype())) == 0 &&
-         (tensor.rows() <= 1 || tensor.row_stride() % size == 0);
+/// Whether these tensors of equal shape can be taken as one row each.
+inline bool are_one_row(std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors)
+    if (tensor && !tensor.contiguous()) return false;
+  return true;
 }
 
-/// Calls f<kSize>() with the largest chunk that all the tensors are aligned for; kMost elements fill 16 bytes.
+/// Calls f<kSize>() with the largest chunk that can be moved as words in all the tensors; kMost elements fill 16 bytes.
 template <int kMost, class F>
-void with_chunk_size(std::initializer_list<Tensor> tensors, F&& f) {
+void with_chunk_size(std::initializer_list<Tensor> tensors, bool one_row, F&& f) {
   const auto fits = [&](int64_t size) {
     for (const Tensor& tensor : tensors)
-      if (tensor && !is_aligned(tensor, size)) return false;
+      if (tensor && (reinterpret_cast<uintptr_t>(tensor.data()) % (size * size_of(tensor.dtype())) != 0 ||
+                     (!one_row && tensor.rows() > 1 && tensor.row_stride() % size != 0)))
+        return false;
     return true;
   };
   if (fits(kMost)) return f.template operator()<kMost>();
@@ -38,13 +41,15 @@ void with_chunk_size(std::initializer_list<Tensor> tensors, F&& f) {
   f.template operator()<1>();
 }
 
-/// The chunks of the rows of these tensors of equal shape, which are one row if all are contiguous.
-template <int kSize>
-Chunks<kSize> chunks_of(std::initializer_list<Tensor> tensors) {
+/// Calls f(chunks): the widest chunks of the rows of these tensors of equal shape, which are one row if all are
+/// contiguous.
+template <int kMost, class F>
+void with_chunks(std::initializer_list<Tensor> tensors, F&& f) {
   const Tensor& first = *tensors.begin();
-  for (const Tensor& tensor : tensors)
-    if (tensor && !tensor.contiguous()) return {first.rows(), first.cols()};
-  return {1, first.size()};
+  const bool one_row = are_one_row(tensors);
+  with_chunk_size<kMost>(tensors, one_row, [&]<int kSize>() {
+    f(one_row ? Chunks<kSize>(1, first.size()) : Chunks<kSize>(first.rows(), first.cols()));
+  });
 }
 
 template <int kSize>
@@ -57,16 +62,23 @@ struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
 
+/// y = f(x...) over chunks of rows.
+template <int kSize, class Y, class... X, class F>
+void launch_map_chunks(Context& ctx, const Chunks<kSize>& chunks, F f, RowsOf<Y> y, RowsOf<X>... x) {
+  if constexpr (kSize == 1)
+    if (const RowTiles tiles{chunks.count / chunks.per_row, chunks.columns}; tiles.suit())
+      return launch_kernel(map_row_tiles<F, Y, X...>, tiles.blocks(), kMapThreads, 0, stream_of(ctx), tiles, f, y,
+                           x...);
+  launch_kernel(map_chunks<kSize, F, Y, X...>, map_blocks(chunks), kMapThreads, 0, stream_of(ctx), chunks, f, y, x...);
+}
+
 /// y = f(x...), element by element, for tensors of equal shape; T are the types of y and the x.
 template <class Y, class... X, class F>
 void launch_map(Context& ctx, F f, const Tensor& y, const std::same_as<Tensor> auto&... x) {
   if (y.size() == 0) return;
   constexpr int kWidest = std::max({sizeof(Y), sizeof(X)...});
-  with_chunk_size<16 / kWidest>({y, x...}, [&]<int kSize>() {
-    const Chunks<kSize> chunks = chunks_of<kSize>({y, x...});
-    launch_kernel(map_chunks<kSize, F, Y, X...>, map_blocks(chunks), kMapThreads, 0, stream_of(ctx), chunks, f,
-                  rows_of<Y>(y), rows_of<X>(x)...);
-  });
+  with_chunks<16 / kWidest>(
+      {y, x...}, [&](const auto& chunks) { launch_map_chunks(ctx, chunks, f, rows_of<Y>(y), rows_of<X>(x)...); });
 }
 
 /// Calls f<W>(number of words in a row) with the widest word that the bytes of the tensors can be moved in.
@@ -89,15 +101,23 @@ RowsOf<W> words_of(const Tensor& tensor) {
   return {static_cast<W*>(tensor.data()), tensor.row_stride() * size_of(tensor.dtype()) / int64_t(sizeof(W))};
 }
 
+/// Copies rows of words; x may have row ids.
+template <class W>
+void launch_copy_words(Context& ctx, int64_t rows, int64_t words, RowsOf<const W> x, RowsOf<W> y) {
+  if constexpr (sizeof(W) <= 8)
+    if (const RowTiles tiles{rows, words}; tiles.suit())
+      return launch_kernel(copy_row_tiles<W>, tiles.blocks(), kMapThreads, 0, stream_of(ctx), tiles, x, y);
+  const Chunks<1> chunks(rows, words);
+  launch_kernel(copy_words<W>, map_blocks(chunks), kMapThreads, 0, stream_of(ctx), chunks, x, y);
+}
+
 /// y = x, of the same type and shape.
 inline void copy_bytes_of_rows(Context& ctx, const Tensor& x, const Tensor& y) {
   if (y.size() == 0 || x.data() == y.data()) return;
   if (x.contiguous() && y.contiguous())
     return copy_bytes(ctx.compute(), y.data(), y.device(), x.data(), x.device(), y.bytes());
   with_word(y.cols() * size_of(y.dtype()), {x, y}, [&]<class W>(int64_t words) {
-    const Chunks<1> chunks(y.rows(), words);
-    launch_kernel(copy_words<W>, map_blocks(chunks), kMapThreads, 0, stream_of(ctx), chunks, words_of<const W>(x),
-                  words_of<W>(y));
+    launch_copy_words<W>(ctx, y.rows(), words, words_of<const W>(x), words_of<W>(y));
   });
 }
 

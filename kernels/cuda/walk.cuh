@@ -26,7 +26,7 @@ struct RowsOf {
   int64_t stride;
   const int32_t* ids = nullptr;
   __device__ T* at(int64_t row, int64_t column) const {
-    return data + (ids ? int64_t(ids[row]) : row) * stride + column;
+    return data + (ids ? int64_t(__ldg(ids + row)) : row) * stride + column;
   }
 };
 
@@ -90,6 +90,53 @@ __global__ void __launch_bounds__(kMapThreads) map_chunks(Chunks<kSize> chunks, 
   }
 }
 
+/// Rows whose elements are moved one by one: a warp owns kRows rows of a tile of columns, and lane l the columns l,
+/// l + 32, ... of the tile. Nothing is divided, and many narrow loads are on their way at once.
+struct RowTiles {
+  static constexpr int kRows = 4, kParts = 4, kColumns = 32 * kParts, kRowsABlock = kMapThreads / 32 * kRows;
+  int64_t rows, columns;
+
+  /// Whether lanes have enough to do, and tiles of columns fit in a grid.
+  bool suit() const { return rows > 1 && columns >= 32 && columns <= 65535 * int64_t{kColumns}; }
+  dim3 blocks() const {
+    return {unsigned((rows + kRowsABlock - 1) / kRowsABlock), unsigned((columns + kColumns - 1) / kColumns)};
+  }
+  __device__ Place place(int r, int part) const {
+    return {int64_t(blockIdx.x) * kRowsABlock + threadIdx.x / 32 * kRows + r,
+            int64_t(blockIdx.y) * kColumns + part * 32 + threadIdx.x % 32};
+  }
+  __device__ bool holds(Place place) const { return place.row < rows && place.column < columns; }
+};
+
+/// y = f(x...), element by element; y may be an x.
+template <class F, class Y, class... X>
+__global__ void __launch_bounds__(kMapThreads) map_row_tiles(RowTiles tiles, F f, RowsOf<Y> y, RowsOf<X>... x) {
+  constexpr int kRows = RowTiles::kRows, kParts = RowTiles::kParts;
+  float in[sizeof...(X)][kRows][kParts];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const Place place = tiles.place(r, part);
+      int input = 0;
+      ((in[input++][r][part] = widen(tiles.holds(place) ? *x.at(place.row, place.column) : std::remove_const_t<X>())),
+       ...);
+    }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const Place place = tiles.place(r, part);
+      if (!tiles.holds(place)) continue;
+      float out;
+      if constexpr (sizeof...(X) == 1)
+        out = f(in[0][r][part]);
+      else
+        out = f(in[0][r][part], in[1][r][part]);
+      *y.at(place.row, place.column) = narrow<Y>(out);
+    }
+}
+
 /// Words of rows, from one place to another; x may have row ids. Threads own chunks as in a map.
 template <class W>
 __global__ void __launch_bounds__(kMapThreads) copy_words(Chunks<1> chunks, RowsOf<const W> x, RowsOf<W> y) {
@@ -105,6 +152,26 @@ __global__ void __launch_bounds__(kMapThreads) copy_words(Chunks<1> chunks, Rows
 #pragma unroll
   for (int u = 0; u < kWords; ++u)
     if (chunk_of_thread<1>(u) < chunks.count) *y.at(place[u].row, place[u].column) = word[u];
+}
+
+/// The same by tiles.
+template <class W>
+__global__ void __launch_bounds__(kMapThreads) copy_row_tiles(RowTiles tiles, RowsOf<const W> x, RowsOf<W> y) {
+  W word[RowTiles::kRows][RowTiles::kParts];
+#pragma unroll
+  for (int r = 0; r < RowTiles::kRows; ++r)
+#pragma unroll
+    for (int part = 0; part < RowTiles::kParts; ++part) {
+      const Place place = tiles.place(r, part);
+      word[r][part] = tiles.holds(place) ? *x.at(place.row, place.column) : W();
+    }
+#pragma unroll
+  for (int r = 0; r < RowTiles::kRows; ++r)
+#pragma unroll
+    for (int part = 0; part < RowTiles::kParts; ++part) {
+      const Place place = tiles.place(r, part);
+      if (tiles.holds(place)) *y.at(place.row, place.column) = word[r][part];
+    }
 }
 
 }  // namespace boreas::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "kernels/cuda/map.cuh"
@@ -27,85 +28,55 @@ __global__ void __launch_bounds__(kMapThreads) fill_words(Chunks<1> chunks, W va
     }
 }
 
-// --- columns by number: a warp owns kColumnRows rows at a time, its lanes walk over the listed columns --------------
+// --- columns by number: a warp owns rows of a tile, as in RowTiles, but of listed columns. Blocks stay, because lanes
+// read the lists slowly, each another entry ---
 
-inline constexpr int kColumnBlocksResident = 5;  // on a multiprocessor
-inline constexpr int kColumnWarps = 8, kColumnRows = 4, kColumnRowsABlock = kColumnWarps * kColumnRows;
+inline constexpr int kColumnBlocksResident = 3;  // on a multiprocessor
 
 /// Pairs of columns, by value; longer lists take several launches.
 struct ColumnPairs {
   static constexpr int kMost = 448;
   int32_t count;
-  int32_t from[kMost], to[kMost];
+  int32_t from[kMost], to[kMost];  ///< from: -1 if nothing is added
 };
 
-/// y[:, to] = x[:, from], or += .
+/// y[:, to] = x[:, from], and before[:, to], which may be y, is added if kAdd.
 template <bool kAdd>
-__global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResident)
-    pair_columns(int64_t num_rows, ColumnPairs pairs, RowsOf<const float> x, RowsOf<float> y) {
-  __shared__ int32_t from[ColumnPairs::kMost], to[ColumnPairs::kMost];  // lanes read different entries
-  for (int k = threadIdx.x; k < pairs.count; k += kColumnWarps * 32) {
-    from[k] = pairs.from[k];
-    to[k] = pairs.to[k];
+__global__ void __launch_bounds__(kMapThreads, kColumnBlocksResident)
+    pair_columns(RowTiles tiles, ColumnPairs pairs, RowsOf<const float> x, RowsOf<const float> before,
+                 RowsOf<float> y) {
+  constexpr int kRows = RowTiles::kRows, kParts = RowTiles::kParts;
+  int from[kParts], to[kParts];  // -1: none
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    const int k = int(tiles.place(0, part).column);
+    from[part] = k < pairs.count ? pairs.from[k] : -1;
+    to[part] = k < pairs.count ? pairs.to[k] : -1;
   }
-  __syncthreads();
-  const int64_t step = int64_t(gridDim.x) * kColumnRowsABlock;
-  for (int64_t row = int64_t(blockIdx.x) * kColumnRowsABlock + threadIdx.x / 32 * kColumnRows; row < num_rows;
-       row += step)
-    for (int k = threadIdx.x % 32; k < pairs.count; k += 32) {
-      const float* const source = x.data + row * x.stride + from[k];
-      float* const target = y.data + row * y.stride + to[k];
-      float value[kColumnRows], before[kColumnRows];
+  const int64_t step = int64_t(gridDim.x) * RowTiles::kRowsABlock;
+  for (int64_t first = tiles.place(0, 0).row; first < tiles.rows; first += step) {
+    float value[kRows][kParts], sum[kRows][kParts];
 #pragma unroll
-      for (int r = 0; r < kColumnRows; ++r) {
-        value[r] = row + r < num_rows ? source[r * x.stride] : 0.0f;
-        before[r] = kAdd && row + r < num_rows ? target[r * y.stride] : 0.0f;
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const bool exists = first + r < tiles.rows;
+        value[r][part] = exists && from[part] >= 0 ? *x.at(first + r, from[part]) : 0.0f;
+        sum[r][part] = kAdd && exists && to[part] >= 0 ? *before.at(first + r, to[part]) : 0.0f;
       }
 #pragma unroll
-      for (int r = 0; r < kColumnRows; ++r)
-        if (row + r < num_rows) target[r * y.stride] = value[r] + before[r];
-    }
-}
-
-/// Which column of x is added to each of `count` columns of y, from `first` on; -1: none.
-struct ColumnSources {
-  static constexpr int kMost = 896;
-  int32_t first, count;
-  int32_t source[kMost];
-};
-
-/// y = delta, plus the columns of x that have a place in y.
-static __global__ void __launch_bounds__(kColumnWarps * 32, kColumnBlocksResident)
-    add_prognostic(int64_t num_rows, ColumnSources columns, RowsOf<const float> x, RowsOf<const float> delta,
-                   RowsOf<float> y) {
-  __shared__ int32_t source[ColumnSources::kMost];
-  for (int k = threadIdx.x; k < columns.count; k += kColumnWarps * 32) source[k] = columns.source[k];
-  __syncthreads();
-  const int64_t step = int64_t(gridDim.x) * kColumnRowsABlock;
-  for (int64_t row = int64_t(blockIdx.x) * kColumnRowsABlock + threadIdx.x / 32 * kColumnRows; row < num_rows;
-       row += step)
-    for (int k = threadIdx.x % 32; k < columns.count; k += 32) {
-      const int from = source[k], c = columns.first + k;
-      const float* const deltas = delta.data + row * delta.stride + c;
-      const float* const added = x.data + row * x.stride + from;
-      float* const target = y.data + row * y.stride + c;
-      float value[kColumnRows], before[kColumnRows];
+    for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int r = 0; r < kColumnRows; ++r) {
-        value[r] = row + r < num_rows ? deltas[r * delta.stride] : 0.0f;
-        before[r] = from >= 0 && row + r < num_rows ? added[r * x.stride] : 0.0f;
-      }
-#pragma unroll
-      for (int r = 0; r < kColumnRows; ++r)
-        if (row + r < num_rows) target[r * y.stride] = value[r] + before[r];
-    }
+      for (int part = 0; part < kParts; ++part)
+        if (first + r < tiles.rows && to[part] >= 0) *y.at(first + r, to[part]) = value[r][part] + sum[r][part];
+  }
 }
 
 // --- fields [V, cells] to rows [cells, n] and back: a block transposes kTileCells cells through shared memory
 // ---------
 
 inline constexpr int kTileCells = 64, kTilePitch = kTileCells + 1, kTileThreads = 256;
-inline constexpr int kTileWarps = kTileThreads / 32, kTileBatch = 4;
+inline constexpr int kTileWarps = kTileThreads / 32, kTileBatch = 8, kTileBlocksResident = 5;
 
 /// At most kMost columns of rows, `first` the first of them, with their fields and y = field * mul + add.
 template <class A>
@@ -121,7 +92,7 @@ struct FillValues {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocksResident)
     normalise_fields(int64_t num_cells, FieldColumns<float> columns, FillValues fill, RowsOf<const float> fields,
                      RowsOf<T> y) {
   float* const tile = dynamic_shared<float>();  // [columns.count, kTilePitch]
@@ -153,14 +124,16 @@ __global__ void __launch_bounds__(kTileThreads)
     }
   }
   __syncthreads();
-  // A warp writes the columns of one row.
+  // A warp writes the columns of one row, from the beginning of a sector of memory on, so that no two stores share one.
+  constexpr int kSector = 32 / int(sizeof(T));
 #pragma unroll 2
   for (int cell = warp; cell < kTileCells; cell += kTileWarps) {
     T* const row = y.data + (first_cell + cell) * y.stride + columns.first;
+    const int before = int(reinterpret_cast<uintptr_t>(row) / sizeof(T) % kSector);
 #pragma unroll
-    for (int part = 0; part < FieldColumns<float>::kMost / 32; ++part) {
-      const int k = lane + part * 32;
-      if (k < columns.count && first_cell + cell < num_cells) row[k] = narrow<T>(tile[k * kTilePitch + cell]);
+    for (int part = 0; part < FieldColumns<float>::kMost / 32 + 1; ++part) {
+      const int k = lane + part * 32 - before;
+      if (k >= 0 && k < columns.count && first_cell + cell < num_cells) row[k] = narrow<T>(tile[k * kTilePitch + cell]);
     }
   }
 }
@@ -225,32 +198,34 @@ inline Tensor run_of(const Tensor& tensor, std::span<const int32_t> columns) {
   return tensor.columns({columns.front(), columns.front() + int64_t(columns.size())});
 }
 
-inline unsigned column_blocks(int64_t num_rows) {
-  constexpr int64_t kResident = 132 * kColumnBlocksResident;  // on an H200; each loads the table of columns once
-  return unsigned(std::min((num_rows + kColumnRowsABlock - 1) / kColumnRowsABlock, kResident));
+/// y[:, to] = x[:, from] + before[:, to]; without `before`, the copy alone.
+template <bool kAdd>
+void launch_pairs(Context& ctx, const Tensor& x, std::span<const int32_t> from, const Tensor& before, const Tensor& y,
+                  std::span<const int32_t> to) {
+  for (size_t first = 0; first < to.size(); first += ColumnPairs::kMost) {
+    ColumnPairs pairs;
+    pairs.count = int32_t(std::min<size_t>(ColumnPairs::kMost, to.size() - first));
+    std::copy_n(from.begin() + first, pairs.count, pairs.from);
+    std::copy_n(to.begin() + first, pairs.count, pairs.to);
+    const RowTiles tiles{y.rows(), pairs.count};
+    dim3 blocks = tiles.blocks();
+    blocks.x = std::min(blocks.x, 132u * kColumnBlocksResident);  // what an H200 holds
+    launch_kernel(pair_columns<kAdd>, blocks, kMapThreads, 0, stream_of(ctx), tiles, pairs, rows_of<const float>(x),
+                  rows_of<const float>(before), rows_of<float>(y));
+  }
 }
 
 template <bool kAdd>
-void launch_pairs(Context& ctx, const char* name, const Tensor& x, std::span<const int32_t> x_columns, const Tensor& y,
-                  std::span<const int32_t> y_columns) {
+void copy_or_add_columns(Context& ctx, const char* name, const Tensor& x, std::span<const int32_t> x_columns,
+                         const Tensor& y, std::span<const int32_t> y_columns) {
   require_f32(name, y.dtype());
   if (y.rows() == 0 || y_columns.empty()) return;
-  if (is_run(x_columns) && is_run(y_columns)) {
-    const Tensor from = run_of(x, x_columns), to = run_of(y, y_columns);
-    if constexpr (kAdd)
-      launch_map<float, const float, const float>(ctx, Sum{}, to, to, from);
-    else
-      copy_bytes_of_rows(ctx, from, to);
-    return;
-  }
-  for (size_t first = 0; first < y_columns.size(); first += ColumnPairs::kMost) {
-    ColumnPairs pairs;
-    pairs.count = int32_t(std::min<size_t>(ColumnPairs::kMost, y_columns.size() - first));
-    std::copy_n(x_columns.begin() + first, pairs.count, pairs.from);
-    std::copy_n(y_columns.begin() + first, pairs.count, pairs.to);
-    launch_kernel(pair_columns<kAdd>, column_blocks(y.rows()), kColumnWarps * 32, 0, stream_of(ctx), y.rows(), pairs,
-                  rows_of<const float>(x), rows_of<float>(y));
-  }
+  if (!is_run(x_columns) || !is_run(y_columns)) return launch_pairs<kAdd>(ctx, x, x_columns, y, y, y_columns);
+  const Tensor from = run_of(x, x_columns), to = run_of(y, y_columns);
+  if constexpr (kAdd)
+    launch_map<float, const float, const float>(ctx, Sum{}, to, to, from);
+  else
+    copy_bytes_of_rows(ctx, from, to);
 }
 
 /// Calls f(first, count) for the columns of each launch: as few launches as lists allow, of nearly equal width.
@@ -313,27 +288,21 @@ inline void enqueue(Context& ctx, const Blend& op, Tensor) {
 
 inline void enqueue(Context& ctx, const AddPrognostic& op, Tensor) {
   require_f32(op.name, op.y.dtype());
-  if (op.y.data() == op.delta.data())
-    return launch_pairs<true>(ctx, op.name, op.x, op.input_columns, op.y, op.output_columns);
   if (op.y.size() == 0) return;
-  std::vector<int32_t> source_of(op.y.cols(), -1);
-  for (size_t k = 0; k < op.output_columns.size(); ++k) source_of[op.output_columns[k]] = op.input_columns[k];
-  for (int64_t first = 0; first < op.y.cols(); first += ColumnSources::kMost) {
-    ColumnSources columns;
-    columns.first = int32_t(first);
-    columns.count = int32_t(std::min<int64_t>(ColumnSources::kMost, op.y.cols() - first));
-    std::copy_n(source_of.begin() + first, columns.count, columns.source);
-    launch_kernel(add_prognostic, column_blocks(op.y.rows()), kColumnWarps * 32, 0, stream_of(ctx), op.y.rows(),
-                  columns, rows_of<const float>(op.x), rows_of<const float>(op.delta), rows_of<float>(op.y));
-  }
+  if (op.y.data() == op.delta.data())
+    return copy_or_add_columns<true>(ctx, op.name, op.x, op.input_columns, op.y, op.output_columns);
+  std::vector<int32_t> from(op.y.cols(), -1), to(op.y.cols());
+  for (size_t k = 0; k < op.output_columns.size(); ++k) from[op.output_columns[k]] = op.input_columns[k];
+  std::iota(to.begin(), to.end(), 0);
+  launch_pairs<true>(ctx, op.x, from, op.delta, op.y, to);
 }
 
 inline void enqueue(Context& ctx, const CopyColumns& op, Tensor) {
-  launch_pairs<false>(ctx, op.name, op.x, op.x_columns, op.y, op.y_columns);
+  copy_or_add_columns<false>(ctx, op.name, op.x, op.x_columns, op.y, op.y_columns);
 }
 
 inline void enqueue(Context& ctx, const AddColumns& op, Tensor) {
-  launch_pairs<true>(ctx, op.name, op.x, op.x_columns, op.y, op.y_columns);
+  copy_or_add_columns<true>(ctx, op.name, op.x, op.x_columns, op.y, op.y_columns);
 }
 
 inline void enqueue(Context& ctx, const NormaliseFields& op, Tensor) {

@@ -64,9 +64,9 @@ void reduce(Context& ctx, const char* name, F f, const Tensor& x, const Tensor& 
   // The only block of a small tensor writes the result itself.
   Result* const sums = blocks == 1 ? out.as<Result>() : static_cast<Result*>(scratch.data());
   dispatch_stored(name, x.dtype(), [&]<class T>() {
-    with_chunk_size<16 / int(sizeof(T))>({x}, [&]<int kSize>() {
-      launch_kernel(reduce_chunks<kSize, T, F>, unsigned(blocks), kReduceThreads, 0, stream_of(ctx),
-                    chunks_of<kSize>({x}), f, rows_of<const T>(x), sums);
+    with_chunks<16 / int(sizeof(T))>({x}, [&]<int kSize>(Chunks<kSize> chunks) {
+      launch_kernel(reduce_chunks<kSize, T, F>, unsigned(blocks), kReduceThreads, 0, stream_of(ctx), chunks, f,
+                    rows_of<const T>(x), sums);
     });
   });
   if (blocks > 1)
