@@ -183,7 +183,7 @@ def main():
             built = (SHAPES[shape][:2], mesh, hetero(mesh))
         rows.append(measure(shape, built[1], built[2], options))
         fresh_peak()
-    timing.write_record(options.json, "python3 bench/peers/model_step.py " + " ".join(options.shapes), rows)
+        timing.write_record(options.json, "python3 bench/peers/model_step.py " + " ".join(options.shapes), rows)
 
 
 if __name__ == "__main__":
