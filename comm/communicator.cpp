@@ -97,26 +97,44 @@ void Communicator::all_gather_rows(Context& ctx, const Partition& parts, const T
   exchange(ctx, send, receive);
 }
 
+namespace {
+
+/// Rows of `room` that hold what a peer sent.
+Tensor place_of(int peer, int rank, int64_t own_rows, const Tensor& room) {
+  const int64_t index = peer < rank ? peer : peer - 1;
+  return room.slice({index * own_rows, (index + 1) * own_rows});
+}
+
+}  // namespace
+
 void Communicator::reduce_scatter_rows(Context& ctx, const Partition& parts, const Tensor& whole) {
   BOREAS_CHECK(parts.num_parts() == size() && parts.size() == whole.rows(), shape,
                "reduce_scatter_rows: {} parts of {} rows do not fit {} ranks and {}", parts.num_parts(), parts.size(),
                size(), to_string(whole));
   if (size() == 1) return;
   const Scope scope(ctx);
-  const Tensor own = whole.slice(parts[rank()]);
-  const int64_t rows = own.rows();
-  const Tensor others = ctx.alloc(Keep::scratch, whole.dtype(), {(size() - 1) * rows, whole.cols()});
+  const Tensor room = ctx.alloc(Keep::scratch, whole.dtype(), {(size() - 1) * parts[rank()].size(), whole.cols()});
+  Event done(ctx.device());
+  start_reduce_scatter(ctx, parts, whole, room, done);
+  finish_reduce_scatter(ctx, parts, whole, room, done);
+}
+
+void Communicator::start_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room,
+                                        Event& done) {
   std::vector<Rows> send, receive;
-  const auto place = [&](int peer) {
-    const int64_t index = peer < rank() ? peer : peer - 1;
-    return others.slice({index * rows, (index + 1) * rows});
-  };
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == rank()) continue;
     send.push_back({peer, whole.slice(parts[peer])});
-    receive.push_back({peer, place(peer)});
+    receive.push_back({peer, place_of(peer, rank(), parts[rank()].size(), room)});
   }
-  exchange(ctx, send, receive);
+  start_exchange(ctx, send, receive, done);
+}
+
+void Communicator::finish_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room,
+                                         const Event& done) {
+  ctx.compute().wait(done);
+  const Tensor own = whole.slice(parts[rank()]);
+  const auto place = [&](int peer) { return place_of(peer, rank(), own.rows(), room); };
   // ((r0 + r1) + r2) + ...: the running sum starts in the place of rank 0.
   Tensor sum = rank() == 0 ? own : place(0);
   for (int peer = 1; peer < size(); ++peer) {

@@ -57,6 +57,10 @@ class Communicator {
                            std::vector<Rows>& receive) const;
   /// whole[parts[rank]] = sum over the ranks of their whole[parts[rank]], in rank order; other rows keep their values.
   virtual void reduce_scatter_rows(Context& ctx, const Partition& parts, const Tensor& whole);
+  /// The same in two parts, as start_exchange; `room`: [(ranks - 1) * own rows, C], for what others send.
+  void start_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room, Event& done);
+  void finish_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room,
+                             const Event& done);
   /// On the root whole[parts[r]] = `own` of rank r, for all r; on other ranks `whole` is empty.
   void gather_rows(Context& ctx, const Partition& parts, const Tensor& own, const Tensor& whole, int root = 0);
 

@@ -52,8 +52,39 @@ std::vector<FlatShards::Owned> FlatShards::owners_of(Range flat) const {
 }
 
 void FlatShards::sum(Context& ctx, const Tensor& flat) const {
-  for (const Range& bucket : buckets_) ranks_.world->reduce_scatter_rows(ctx, parts_of(bucket), rows_of(flat, bucket));
-  ranks_.data->all_reduce(ctx, flat.columns(sharded_));
+  const Scope scope(ctx);
+  Sum(ctx, *this, flat).finish(ctx);
+}
+
+FlatShards::Sum::Sum(Context& ctx, const FlatShards& shards, const Tensor& flat)
+    : shards_(shards), flat_(flat), num_left_(shards.buckets_.size()), done_(ctx.device()) {
+  const Communicator& world = *shards.ranks_.world;
+  int64_t units = 0;
+  for (const Range& bucket : shards.buckets_) units = std::max(units, shards.parts_of(bucket)[world.rank()].size());
+  room_ = ctx.alloc(Keep::scratch, flat.dtype(), {(world.size() - 1) * units, shards.unit_});
+}
+
+void FlatShards::Sum::ready(Context& ctx, int64_t from) {
+  if (shards_.ranks_.world->size() == 1) return;
+  while (num_left_ > 0 && shards_.buckets_[num_left_ - 1].begin >= from) {
+    finish_bucket(ctx);
+    moving_ = &shards_.buckets_[--num_left_];
+    shards_.ranks_.world->start_reduce_scatter(ctx, shards_.parts_of(*moving_), shards_.rows_of(flat_, *moving_), room_,
+                                               done_);
+  }
+}
+
+void FlatShards::Sum::finish_bucket(Context& ctx) {
+  if (!moving_) return;
+  shards_.ranks_.world->finish_reduce_scatter(ctx, shards_.parts_of(*moving_), shards_.rows_of(flat_, *moving_), room_,
+                                              done_);
+  moving_ = nullptr;
+}
+
+void FlatShards::Sum::finish(Context& ctx) {
+  ready(ctx, 0);
+  finish_bucket(ctx);
+  shards_.ranks_.data->all_reduce(ctx, flat_.columns(shards_.sharded_));
 }
 
 void FlatShards::gather(Context& ctx, const Tensor& flat) const {

@@ -40,6 +40,25 @@ class FlatShards {
   /// Sums `flat` over the ranks, in rank order: replicated parameters over the world, where each rank gets the sum of
   /// its pieces only; sharded ones over the groups.
   void sum(Context& ctx, const Tensor& flat) const;
+  /// The same while `flat` is still being made, from its end to its beginning: a bucket that is ready travels while the
+  /// next are made.
+  class Sum {
+   public:
+    /// The scope lends room for a bucket, until finish.
+    Sum(Context& ctx, const FlatShards& shards, const Tensor& flat);
+    /// The replicated part from here on stays as it is. Collective.
+    void ready(Context& ctx, int64_t from);
+    void finish(Context& ctx);
+
+   private:
+    void finish_bucket(Context& ctx);
+
+    const FlatShards& shards_;
+    Tensor flat_, room_;
+    size_t num_left_;           // buckets that have not started
+    const Range* moving_ = {};  // the one on its way
+    Event done_;
+  };
   /// The replicated part of `flat`, whole on every rank, from those who train it.
   void gather(Context& ctx, const Tensor& flat) const;
 

@@ -97,9 +97,13 @@ void Optimizer::sum_squares(Context& ctx, const Tensor& out) const {
 }
 
 void Optimizer::update(Context& ctx, const Control& control) {
+  shards_.sum(ctx, parameters_.flat_gradients());
+  apply(ctx, control);
+}
+
+void Optimizer::apply(Context& ctx, const Control& control) {
   const Tensor gradients = parameters_.flat_gradients(), masters = parameters_.flat_masters(),
                values = parameters_.flat_values();
-  shards_.sum(ctx, gradients);
   sum_squares(ctx, control.sum_of_squares);
   run(ctx, ClipScale{.sum_of_squares = control.sum_of_squares,
                      .max_norm = config_.clip.kind == ClipKind::norm ? config_.clip.limit : 0,

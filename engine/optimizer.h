@@ -46,6 +46,8 @@ class Optimizer {
   /// Sums the gradients over the ranks, clips them, updates the parameters, then the average; queued. Changes nothing
   /// but the average, towards the parameters, if the gradients are not finite.
   void update(Context& ctx, const Control& control);
+  /// The same of gradients that are summed.
+  void apply(Context& ctx, const Control& control);
 
   bool averages() const { return config_.ema_decay > 0; }
   /// Runs `task` while the parameters hold their average, if there is one.

@@ -56,7 +56,7 @@ void Rollout::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved*
   }
 }
 
-void Rollout::backward(Context& ctx, Saved& saved) const {
+void Rollout::backward(Context& ctx, Saved& saved, const std::function<void()>& before_first) const {
   const Scope scope(ctx);
   const int64_t num_steps = int64_t(saved.steps.size());
   Tensor d_x, d_x_next;
@@ -71,6 +71,7 @@ void Rollout::backward(Context& ctx, Saved& saved) const {
     const bool is_last = k + 1 == num_steps;
     const Tensor d_input = k > 0 ? d_x : Tensor();
     if (!is_last) model_.advance_backward_y(ctx, d_x_next, step.d_y);
+    if (k == 0 && before_first) before_first();
     run_backward(ctx, model_.network(), recompute_steps(), {.x = step.x}, step.network, {.y = step.d_y},
                  {.x = d_input});
     if (!is_last && d_input) model_.advance_backward_x(ctx, d_x_next, d_input);

@@ -40,8 +40,9 @@ class Rollout {
 
   /// Null `saved`: no gradient.
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
-  /// Adds to the gradients of the parameters, and gives back what forward saved.
-  void backward(Context& ctx, Saved& saved) const;
+  /// Adds to the gradients of the parameters, and gives back what forward saved. `before_first` is called before the
+  /// backward of the first step, which is the last to add.
+  void backward(Context& ctx, Saved& saved, const std::function<void()>& before_first = {}) const;
 
  private:
   bool recompute_steps() const { return model_.setup().config.model.recompute == Recompute::step; }

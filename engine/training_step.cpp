@@ -67,12 +67,22 @@ int64_t TrainingStep::pending_bytes() const {
   return (bytes + 7) / 8 * 8;
 }
 
-void TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses) {
+void TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses,
+                              bool last) {
   Rollout::Saved saved;
   const double share = 1.0 / double(rollout * training().micro_steps * ranks_.data->size());
   rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = share},
                    {.losses = losses, .squared_errors = {}}, &saved);
-  rollout_.backward(ctx, saved);
+  if (last) {
+    const Scope scope(ctx);
+    ParameterStore& parameters = model_.parameters();
+    FlatShards::Sum sum(ctx, optimizer_.shards(), parameters.flat_gradients());
+    rollout_.backward(ctx, saved, [&] { parameters.listen([&](Context&, int64_t from) { sum.ready(ctx, from); }); });
+    parameters.listen({});
+    sum.finish(ctx);
+  } else {
+    rollout_.backward(ctx, saved);
+  }
   ranks_.world->all_reduce(ctx, losses);
 }
 
@@ -103,9 +113,8 @@ void TrainingStep::update(Context& ctx, const std::function<FieldWindow()>& next
     }
     replay_.run(ctx, {rollout, first, last, key_of(window.fields.data()), window.fields.size(0)}, [&] {
       if (first) model_.parameters().zero_gradients(ctx);
-      accumulate(ctx, window, rollout, losses);
-      if (!last) return;
-      optimizer_.update(ctx, control);
+      accumulate(ctx, window, rollout, losses, last);
+      if (last) optimizer_.apply(ctx, control);
     });
     if (pending) copy(pending->losses.slice({micro, micro + 1}).columns({0, rollout}), losses);
   }

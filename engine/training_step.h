@@ -78,7 +78,8 @@ class TrainingStep {
   };
   int64_t pending_bytes() const;
   FieldWindow planned_window(int64_t rollout, int64_t num_variables, int64_t num_members) const;
-  void accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses);
+  /// `last` of the micro-steps: sums the gradients over the ranks as they become ready.
+  void accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses, bool last);
   const TrainingConfig& training() const { return model_.setup().config.training; }
 
   StepModel model_;

@@ -112,6 +112,7 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
       decoder_edges_(store, "decoder_graph_provider." + shape_.data_name,
                      graph.edge_set(shape_.hidden_name, shape_.data_name), config.trainable.decoder,
                      own_edges(graph, graph.edge_set(shape_.hidden_name, shape_.data_name), shard)),
+      store_(store),
       encoder_(store, "encoder." + shape_.data_name, BlockShape::of(config),
                {.kind = Mapper::Kind::encoder,
                 .src_channels = input_columns() + data_attributes_.num_columns(),
@@ -122,6 +123,7 @@ EncoderProcessorDecoder::EncoderProcessorDecoder(const ModelConfig& config, Mode
                 .wide_residual = config.residual_dtype == ResidualType::f32},
                make_part(graph, graph.edge_set(shape_.data_name, shape_.hidden_name), shard, store.device()),
                head_sharding(graph, shape_.data_name, shape_.hidden_name, config.num_heads, shard)),
+      first_of_decoder_(store.num_arrays()),
       decoder_(store, "decoder." + shape_.data_name, BlockShape::of(config),
                {.kind = Mapper::Kind::decoder,
                 .src_channels = config.num_channels,
@@ -301,6 +303,7 @@ void EncoderProcessorDecoder::backward(Context& ctx, const Inputs& in, const Sav
         if (latent_skip_) run(ctx, Add{.a = d_latent, .b = d_processed, .y = d_latent});
       }
     }
+    store_.gradients_are_ready(ctx, first_of_decoder_);
     {
       const Scope edges(ctx);
       const OwnerScope owner(ctx, "encoder");

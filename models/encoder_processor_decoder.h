@@ -91,9 +91,11 @@ class EncoderProcessorDecoder {
   NodeAttributes data_attributes_, hidden_attributes_;
   EdgeAttributes encoder_edges_, decoder_edges_;
   std::optional<EdgeAttributes> processor_edges_;  // graph transformer only
+  const ParameterStore& store_;
   Mapper encoder_;
-  std::optional<Processor> processor_;
+  size_t first_of_decoder_;  // array in the store
   Mapper decoder_;
+  std::optional<Processor> processor_;
 };
 static_assert(Layer<EncoderProcessorDecoder>);
 

@@ -118,6 +118,12 @@ void ParameterStore::materialise(uint64_t seed) {
   round_masters();
 }
 
+void ParameterStore::gradients_are_ready(Context& ctx, size_t n) const {
+  if (!listener_) return;
+  while (n < parameters_.size() && parameters_[n].shards) ++n;
+  listener_(ctx, n < parameters_.size() ? offsets_[n] : replicated_size_);
+}
+
 void ParameterStore::keep_values_only() {
   values_only_ = true;
   gradients_ = Buffer();

@@ -92,6 +92,13 @@ class ParameterStore {
   /// Gives back gradients and masters, for a model that is only used; for_each then shows the values.
   void keep_values_only();
 
+  /// While there is a listener, models tell it in their backward, as soon as it is true, from which place of the flat
+  /// vectors on the replicated gradients will not change any more.
+  void listen(std::function<void(Context& ctx, int64_t from)> listener) { listener_ = std::move(listener); }
+  /// Said by models: all arrays that were added after the first n are ready.
+  void gradients_are_ready(Context& ctx, size_t n) const;
+  size_t num_arrays() const { return parameters_.size(); }
+
   int64_t num_parameters() const { return num_parameters_; }  ///< without gaps, of all ranks
   int64_t flat_size() const { return replicated_size_ + sharded_size_; }
   Range replicated() const { return {0, replicated_size_}; }  ///< of the flat vectors
@@ -139,6 +146,7 @@ class ParameterStore {
   std::set<std::string, std::less<>> names_;
   int64_t num_parameters_ = 0, replicated_size_ = 0, sharded_size_ = 0;
   bool values_only_ = false;
+  std::function<void(Context&, int64_t)> listener_;
   Buffer values_, gradients_, masters_;
 };
 

@@ -18,21 +18,26 @@ std::string block_name(const std::string& prefix, int64_t layer) {
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
                      bool recompute, RankGraph graph, int64_t edge_channels, std::shared_ptr<const HeadSharding> heads)
-    : recompute_(recompute),
+    : store_(&store),
+      recompute_(recompute),
       graph_(std::make_unique<const Graph>(
           store.device().is_cuda() ? graph.graph.to(store.device(), Stream(store.device())) : std::move(graph.graph))),
       rows_(std::make_unique<const RowExchange>(std::move(graph.sources))) {
   check_layers(num_layers);
-  for (int64_t l = 0; l < num_layers; ++l)
+  for (int64_t l = 0; l < num_layers; ++l) {
+    first_arrays_.push_back(store.num_arrays());
     blocks_.emplace_back(store, block_name(prefix, l), shape, *graph_, *rows_, edge_channels, heads);
+  }
 }
 
 Processor::Processor(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t num_layers,
                      bool recompute, RowExchange rows, int64_t window, std::shared_ptr<const HeadSharding> heads)
-    : recompute_(recompute), rows_(std::make_unique<const RowExchange>(std::move(rows))) {
+    : store_(&store), recompute_(recompute), rows_(std::make_unique<const RowExchange>(std::move(rows))) {
   check_layers(num_layers);
-  for (int64_t l = 0; l < num_layers; ++l)
+  for (int64_t l = 0; l < num_layers; ++l) {
+    first_arrays_.push_back(store.num_arrays());
     blocks_.emplace_back(store, block_name(prefix, l), shape, *rows_, window, heads);
+  }
 }
 
 void Processor::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
@@ -60,6 +65,7 @@ void Processor::backward(Context& ctx, const Inputs& in, const Saved& saved, con
     run_backward(ctx, blocks_[l], recompute_, {.x = saved.x[l], .edge_attributes = in.edge_attributes}, saved.blocks[l],
                  {.y = d_y}, {.x = d_in.x, .edge_attributes = d_in.edge_attributes});
     d_y = d_in.x;
+    store_->gradients_are_ready(ctx, first_arrays_[l]);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);
 }

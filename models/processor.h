@@ -15,6 +15,7 @@ namespace boreas {
 /// Shapes   x, y: [items * N, C]   edge_attributes: [M, A], graph only; their gradient is added
 /// Types    as AttentionBlock
 /// Names    <prefix>.proc.<layer>...
+/// Says     after the backward of each block that its gradients are ready: see ParameterStore::listen
 /// Saves    the input of each block, and what the block saves unless it is recomputed
 class Processor {
  public:
@@ -38,10 +39,12 @@ class Processor {
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
  private:
+  const ParameterStore* store_;
   bool recompute_;
   std::unique_ptr<const Graph> graph_;       // blocks point to it
   std::unique_ptr<const RowExchange> rows_;  // and to this
   std::vector<AttentionBlock> blocks_;
+  std::vector<size_t> first_arrays_;  // of each block, in the store
 };
 static_assert(Layer<Processor>);
 
