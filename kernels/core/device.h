@@ -84,8 +84,8 @@ class Event {
 /// addresses with the same numbers.
 class Recording {
  public:
-  /// Calls `work`, which queues on `stream` and nowhere else, allocates nothing and waits for nothing; what it queues
-  /// is recorded, not done.
+  /// Calls `work`, which queues on `stream` and on streams that fork from it and join it again, allocates nothing and
+  /// waits for nothing; what it queues is recorded, not done.
   Recording(const Stream& stream, const std::function<void()>& work);
   ~Recording();
   Recording(Recording&& other) noexcept;
