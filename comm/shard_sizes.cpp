@@ -56,4 +56,34 @@ std::vector<ShardSize> window_shard_sizes(const Partition& owners, int64_t windo
   return sizes;
 }
 
+std::vector<std::vector<int64_t>> rows_asked(std::span<const int64_t> dst_ptr, std::span<const int32_t> src_of,
+                                             const Partition& src_owners, const Partition& dst_owners,
+                                             int64_t of_rank) {
+  const Range own = src_owners[of_rank];
+  std::vector<std::vector<int64_t>> asked{size_t(dst_owners.num_parts())};
+  for (int64_t rank = 0; rank < dst_owners.num_parts(); ++rank) {
+    if (rank == of_rank) continue;
+    std::vector<int64_t>& rows = asked[size_t(rank)];
+    const Range dst = dst_owners[rank];
+    for (int64_t m = dst_ptr[dst.begin]; m < dst_ptr[dst.end]; ++m)
+      if (src_of[m] >= own.begin && src_of[m] < own.end) rows.push_back(src_of[m]);
+    std::sort(rows.begin(), rows.end());
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  }
+  return asked;
+}
+
+std::vector<std::vector<int64_t>> window_rows_asked(const Partition& owners, int64_t window, int64_t of_rank) {
+  const Range own = owners[of_rank];
+  std::vector<std::vector<int64_t>> asked{size_t(owners.num_parts())};
+  for (int64_t rank = 0; rank < owners.num_parts(); ++rank) {
+    const Range other = owners[rank];
+    if (rank == of_rank || other.size() == 0) continue;
+    const int64_t begin = window < 0 ? own.begin : std::max(own.begin, other.begin - window);
+    const int64_t end = window < 0 ? own.end : std::min(own.end, other.end + window);
+    for (int64_t row = begin; row < end; ++row) asked[size_t(rank)].push_back(row);
+  }
+  return asked;
+}
+
 }  // namespace boreas

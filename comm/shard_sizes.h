@@ -22,4 +22,9 @@ std::vector<ShardSize> shard_sizes(std::span<const int64_t> dst_ptr, std::span<c
 /// The same for a sequence in which each row needs the rows at most `window` positions away; all if it is negative.
 std::vector<ShardSize> window_shard_sizes(const Partition& owners, int64_t window);
 
+/// Rows of sources that each rank asks of one of them, ascending; none of itself.
+std::vector<std::vector<int64_t>> rows_asked(std::span<const int64_t> dst_ptr, std::span<const int32_t> src_of,
+                                             const Partition& src_owners, const Partition& dst_owners, int64_t of_rank);
+std::vector<std::vector<int64_t>> window_rows_asked(const Partition& owners, int64_t window, int64_t of_rank);
+
 }  // namespace boreas

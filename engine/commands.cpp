@@ -12,6 +12,7 @@
 #include "engine/map_image.h"
 #include "engine/memory_plan.h"
 #include "engine/progress.h"
+#include "engine/rank_plan.h"
 #include "engine/report.h"
 #include "engine/text_file.h"
 #include "engine/training_step.h"
@@ -119,9 +120,8 @@ std::string make_plan(const RunConfig& config, const ProcessGrid& ranks) {
 std::string make_communication_plan(const RunConfig& config, int64_t num_ranks) {
   BOREAS_CHECK(num_ranks >= 1, invalid_argument, "--ranks is {}; expected at least 1", num_ranks);
   const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
-  const auto parts =
-      plan_communication(config.model, setup.shape(), setup.graph, num_ranks, storage_type(config.precision));
-  return communication_table(parts, num_ranks);
+  const RankPlan plan = plan_ranks(setup, choose_device(config, Purpose::plan), num_ranks);
+  return plan.table() + resolution_table(setup, plan.model_ranks);
 }
 
 std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks) {

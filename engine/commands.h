@@ -16,7 +16,8 @@ std::string make_graph(const RunConfig& config);
 /// The memory that a training and a forecast will need, by owner, of the rank that needs most.
 std::string make_plan(const RunConfig& config, const ProcessGrid& ranks = ProcessGrid::one_rank());
 
-/// What `num_ranks` ranks that share a sample would send each other, worked out on one.
+/// What `num_ranks` ranks would need and send each other, and how long they might take, worked out on one; sizes of
+/// samples on the usual grids.
 std::string make_communication_plan(const RunConfig& config, int64_t num_ranks);
 
 /// Makes the forecasts of config.forecast with a checkpoint (a file, or an output folder: its best, else its latest),

@@ -168,16 +168,20 @@ FieldWindow TrainingStep::planned_window(int64_t rollout, int64_t num_variables,
 }
 
 void TrainingStep::plan(Context& ctx, int64_t num_variables, int64_t num_members) {
-  const auto window = [&](int64_t rollout) { return planned_window(rollout, num_variables, num_members); };
   {
     const OwnerScope owner(ctx, "training");
-    const int64_t longest = training().rollout.maximum;
-    update(
-        ctx, [&] { return window(longest); }, longest, 1, 0);
+    plan_update(ctx, training().rollout.maximum, num_variables, num_members);
   }
   const OwnerScope owner(ctx, "validation");
   const int64_t rollout = training().validation.rollout;
-  optimizer_.with_average(ctx, [&] { validate(ctx, window(rollout), rollout); });
+  const FieldWindow window = planned_window(rollout, num_variables, num_members);
+  optimizer_.with_average(ctx, [&] { validate(ctx, window, rollout); });
+}
+
+void TrainingStep::plan_update(Context& ctx, int64_t rollout, int64_t num_variables, int64_t num_members) {
+  const FieldWindow window = planned_window(rollout, num_variables, num_members);
+  update(
+      ctx, [&] { return window; }, rollout, 1, 0);
 }
 
 TrainingStep::Work TrainingStep::work(int64_t rollout, int64_t num_variables, int64_t num_members) {
@@ -191,10 +195,7 @@ TrainingStep::Work TrainingStep::work(int64_t rollout, int64_t num_variables, in
     return trace.flops();
   };
   Work work;
-  work.flops = flops_of([&](Context& ctx) {
-    update(
-        ctx, [&] { return window; }, rollout, 1, 0);
-  });
+  work.flops = flops_of([&](Context& ctx) { plan_update(ctx, rollout, num_variables, num_members); });
   const int64_t forward = flops_of([&](Context& ctx) {
     const Tensor losses = ctx.alloc(Keep::scratch, model_.state_dtype(), {rollout});
     rollout_.forward(ctx, {.window = window, .num_steps = rollout}, {.losses = losses, .squared_errors = {}}, nullptr);

@@ -58,6 +58,8 @@ class TrainingStep {
 
   /// Walks through one update at the longest rollout, and one validation, on a planning context.
   void plan(Context& ctx, int64_t num_variables, int64_t num_members);
+  /// Walks through one update at that rollout on a planning context.
+  void plan_update(Context& ctx, int64_t rollout, int64_t num_variables, int64_t num_members);
   /// Floating-point operations of an update at that rollout: all, and without those that backward repeats.
   struct Work {
     int64_t flops = 0, flops_without_recompute = 0;

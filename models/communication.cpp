@@ -84,6 +84,25 @@ std::vector<CommunicationPart> plan_communication(const ModelConfig& config, con
   return parts;
 }
 
+std::deque<PlannedCommunicator::Lists> planned_answers(const ModelConfig& config, const ModelShape& shape,
+                                                       const GraphData& graph, int64_t num_ranks, int64_t rank) {
+  const Partition data = Partition::balanced(graph.node_set(shape.data_name).size(), num_ranks);
+  const Partition hidden = Partition::balanced(graph.node_set(shape.hidden_name).size(), num_ranks);
+  const auto of_edges = [&](const std::string& src, const std::string& dst, const Partition& src_owners,
+                            const Partition& dst_owners) {
+    const EdgeSet& edges = graph.edge_set(src, dst);
+    return rows_asked(destination_pointers(edges, dst_owners.size()), edges.src_of, src_owners, dst_owners, rank);
+  };
+  std::deque<PlannedCommunicator::Lists> answers;
+  answers.push_back(of_edges(shape.data_name, shape.hidden_name, data, hidden));
+  answers.push_back(of_edges(shape.hidden_name, shape.data_name, hidden, data));
+  if (config.processor.kind == ProcessorKind::graph_transformer)
+    answers.push_back(of_edges(shape.hidden_name, shape.hidden_name, hidden, hidden));
+  else if (config.processor.kind == ProcessorKind::transformer)
+    answers.push_back(window_rows_asked(hidden, config.processor.window, rank));
+  return answers;
+}
+
 std::string communication_table(const std::vector<CommunicationPart>& parts, int64_t num_ranks) {
   std::string text = fmt::format(
       "{} ranks, bands of the node order; MiB that the busiest rank sends in a forward and backward\n"

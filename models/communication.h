@@ -1,9 +1,11 @@
 // Bytes that ranks send in one training step, by part of the model and by strategy.
 #pragma once
 
+#include <deque>
 #include <string>
 #include <vector>
 
+#include "comm/planned_communicator.h"
 #include "comm/shard_sizes.h"
 #include "kernels/core/dtype.h"
 #include "kernels/graph/graph_data.h"
@@ -28,6 +30,11 @@ struct CommunicationPart {
 /// Throws config for more ranks than nodes of one set.
 std::vector<CommunicationPart> plan_communication(const ModelConfig& config, const ModelShape& shape,
                                                   const GraphData& graph, int64_t num_ranks, DType storage);
+
+/// What other ranks will ask of one of them when its model is made, exchange by exchange, in the order of their making:
+/// for a PlannedCommunicator. Nothing with head sharding.
+std::deque<PlannedCommunicator::Lists> planned_answers(const ModelConfig& config, const ModelShape& shape,
+                                                       const GraphData& graph, int64_t num_ranks, int64_t rank);
 
 /// A table for people.
 std::string communication_table(const std::vector<CommunicationPart>& parts, int64_t num_ranks);

@@ -169,8 +169,9 @@ void add_run_commands(CLI::App& app, Session& session) {
 
   on_config("plan", "work out the memory that a run will need, before it runs", [&](CLI::App* command, auto arguments) {
     auto num_ranks = std::make_shared<int64_t>(0);
-    command->add_option("--ranks", *num_ranks,
-                        "and what so many ranks that share a sample would send each other; none need to be there");
+    command->add_option(
+        "--ranks", *num_ranks,
+        "and what so many ranks would need and send, and how long an update might take; none need to be there");
     command->callback([=, &session] {
       const RunConfig config = arguments->load();
       session.print("{}", make_plan(config, session.grid(config.parallel.model_ranks)));

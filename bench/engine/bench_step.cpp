@@ -23,6 +23,7 @@
 
 #include "bench/engine/synthetic.h"
 #include "engine/memory_plan.h"
+#include "engine/step_prediction.h"
 #include "engine/training_step.h"
 #include "kernels/core/rng.h"
 #include "kernels/elementwise/elementwise.h"
@@ -192,8 +193,12 @@ Json plan(const ModelSetup& setup, const std::string& shape, Device device) {
   const StepModel step_model(setup, device);
   const EncoderProcessorDecoder& network = step_model.network();
   std::printf("%s: %s", shape.c_str(), report.table().c_str());
-  std::printf("sources projected: encoder %.3f, decoder %.3f times each\n\n",
-              network.encoder().projections_per_source(), network.decoder().projections_per_source());
+  std::printf("sources projected: encoder %.3f, decoder %.3f times each\n", network.encoder().projections_per_source(),
+              network.decoder().projections_per_source());
+  TrainingStep step(setup, device.is_cuda() ? Device::planned_cuda() : device);
+  const Trace predicted = predicted_update(step, 1, setup.variables.size(), 1);
+  std::printf("an update on an H200 in bf16, predicted from microbenchmarks: %.1f ms\n%s\n", predicted.seconds() * 1e3,
+              predicted.table().c_str());
   Json json = {{"shape", shape},
                {"what", "plan"},
                {"precision", to_string(setup.config.precision)},
@@ -201,7 +206,8 @@ Json plan(const ModelSetup& setup, const std::string& shape, Device device) {
                {"encoder_chunks", model.encoder.num_chunks},
                {"decoder_chunks", model.decoder.num_chunks},
                {"training_gib", double(report.training_bytes()) / kGiB},
-               {"forecast_gib", double(report.forecast_bytes()) / kGiB}};
+               {"forecast_gib", double(report.forecast_bytes()) / kGiB},
+               {"predicted_ms", predicted.seconds() * 1e3}};
   for (const auto& line : report.training) json["training"][line.owner] = double(line.bytes) / kGiB;
   return json;
 }

@@ -52,6 +52,7 @@ class Arena {
   /// Bytes borrowed now at the saved end, by owner path: what the plan prints at the peak.
   void push_owner(const std::string& name) { owners_.push_back(name); }
   void pop_owner() { owners_.pop_back(); }
+  const std::vector<std::string>& owners() const { return owners_; }
 
  private:
   struct Block {

@@ -28,8 +28,10 @@ void check_devices(const Context& ctx, const Op& op) {
   });
 }
 
+/// What an op must move: its tensors, unless it says otherwise because it does not read all of one.
 template <class Op>
 int64_t bytes_of(const Op& op) {
+  if constexpr (requires { op.bytes(); }) return op.bytes();
   int64_t bytes = 0;
   op.tensors([&](const char*, const Tensor& tensor, Access access) {
     bytes += tensor.bytes() * (access == Access::update ? 2 : 1);
@@ -50,7 +52,10 @@ void run(Context& ctx, const Op& op) {
   Tensor scratch;
   if constexpr (requires { op.scratch_bytes(); }) scratch = ctx.alloc(Keep::scratch, DType::u8, {op.scratch_bytes()});
   if (ctx.planning()) {
-    if (ctx.trace) ctx.trace->add(Op::name, 0, {op.flops(), detail::bytes_of(op)});
+    if (ctx.trace) {
+      const TraceCost cost{op.flops(), detail::bytes_of(op)};
+      ctx.trace->add(Op::name, ctx.trace->predict ? ctx.trace->predict(Op::name, cost) : 0, cost);
+    }
     return;
   }
   const TraceScope timer(ctx, Op::name, [&] { return TraceCost{op.flops(), detail::bytes_of(op)}; });

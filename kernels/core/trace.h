@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -16,8 +17,11 @@ struct TraceCost {
 };
 
 /// Collects what ran under one or more contexts. Tracing waits for the device after each op, so traced times add up.
+/// Of a context that plans, it counts costs, and seconds as far as `predict` tells them.
 class Trace {
  public:
+  std::function<double(const std::string& name, TraceCost)> predict;
+
   struct Entry {
     int64_t count = 0;
     double seconds = 0;
@@ -34,6 +38,11 @@ class Trace {
   int64_t flops() const {
     int64_t sum = 0;
     for (const auto& [_, entry] : entries_) sum += entry.cost.flops;
+    return sum;
+  }
+  double seconds() const {
+    double sum = 0;
+    for (const auto& [_, entry] : entries_) sum += entry.seconds;
     return sum;
   }
   /// A table sorted by time: op, calls, ms, share, GFLOP/s, GB/s.

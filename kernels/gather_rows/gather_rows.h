@@ -20,6 +20,7 @@ struct GatherRows {
 
   void check() const;
   int64_t flops() const { return 0; }
+  int64_t bytes() const { return 2 * y.bytes() + ids.bytes(); }  ///< of x the rows that are named
   void tensors(auto&& f) const {
     f("x", x, Access::read);
     f("ids", ids, Access::read);
@@ -42,6 +43,9 @@ struct ScatterAddRows {
 
   void check() const;
   int64_t flops() const { return x.size(); }
+  int64_t bytes() const {  ///< of y the rows that are named
+    return x.bytes() + ids.bytes() + 2 * x.size() * size_of(y.dtype());
+  }
   void tensors(auto&& f) const {
     f("x", x, Access::read);
     f("ids", ids, Access::read);

@@ -1,5 +1,6 @@
 #include "kernels/graph/graph_data.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -7,6 +8,7 @@
 #include <span>
 
 #include "kernels/core/error.h"
+#include "kernels/core/partition.h"
 
 namespace boreas {
 namespace {
@@ -102,6 +104,40 @@ void validate(const EdgeSet& set, int64_t num_src, int64_t num_dst) {
 }
 
 }  // namespace
+
+GraphData part_of(const GraphData& whole, int64_t index, int64_t count) {
+  const auto cut = [](const auto& values, Range rows, int64_t width) {
+    return std::decay_t<decltype(values)>(values.begin() + rows.begin * width, values.begin() + rows.end * width);
+  };
+  GraphData part;
+  part.stated_hash = whole.hash();
+  for (const NodeSet& set : whole.nodes) {
+    const Range rows = Partition::balanced(set.size(), count)[index];
+    NodeSet& nodes = part.nodes.emplace_back();
+    nodes.name = set.name;
+    nodes.latitudes = cut(set.latitudes, rows, 1);
+    nodes.longitudes = cut(set.longitudes, rows, 1);
+    for (const auto& [name, values] : set.attributes) nodes.attributes[name] = cut(values, rows, 1);
+    nodes.part = {rows, set.size()};
+  }
+  for (const EdgeSet& set : whole.edges) {
+    const Range dst = part.node_set(set.dst).rows();
+    const auto first = [&](int64_t node) {
+      return std::lower_bound(set.dst_of.begin(), set.dst_of.end(), int32_t(node)) - set.dst_of.begin();
+    };
+    const Range rows{first(dst.begin), first(dst.end)};
+    EdgeSet& edges = part.edges.emplace_back();
+    edges.src = set.src;
+    edges.dst = set.dst;
+    edges.attribute_names = set.attribute_names;
+    edges.attribute_widths = set.attribute_widths;
+    edges.src_of = cut(set.src_of, rows, 1);
+    edges.dst_of = cut(set.dst_of, rows, 1);
+    edges.attributes = cut(set.attributes, rows, set.attribute_width());
+    edges.part = {rows, set.size()};
+  }
+  return part;
+}
 
 int EdgeSet::attribute_width() const { return std::accumulate(attribute_widths.begin(), attribute_widths.end(), 0); }
 

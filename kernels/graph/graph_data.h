@@ -64,4 +64,8 @@ struct GraphData {
   void validate() const;
 };
 
+/// What rank `index` of `count` needs of a whole graph: its nodes, balanced ranges of each set, and the edges that end
+/// in them.
+GraphData part_of(const GraphData& whole, int64_t index, int64_t count);
+
 }  // namespace boreas

@@ -6,6 +6,7 @@
 #include "engine/checkpoint.h"
 #include "engine/commands.h"
 #include "engine/memory_plan.h"
+#include "engine/rank_plan.h"
 #include "engine/text_file.h"
 #include "engine/trainer.h"
 #include "io/hdf5_file.h"
@@ -307,6 +308,40 @@ TEST(TrainingRanks, MemoryIsDividedAndABudgetHoldsOnAll) {
     check_agreement(world(), "choice", choice);
     EXPECT_NE(choice, "none 1");
   });
+}
+
+TEST(TrainingRanks, OneMachinePlansTheMemoryOfAnyRankExactly) {
+  const SharedFolder folder;
+  struct Case {
+    ShardKind shard;
+    ExchangeKind exchange;
+    ProcessorKind processor;
+    int64_t model_ranks;
+  };
+  const int size = world().size();
+  for (const Case& c :
+       {Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0},
+        Case{ShardKind::edges, ExchangeKind::allgather, ProcessorKind::transformer, 0},
+        Case{ShardKind::heads, ExchangeKind::halo, ProcessorKind::transformer, 0},
+        Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::transformer, size % 2 ? 0 : size / 2}}) {
+    RunConfig config = folder.config("plan");
+    config.model.num_heads = 8;
+    config.model.processor.kind = c.processor;
+    config.model.processor.window = 6;
+    config.parallel = {.model_ranks = c.model_ranks, .shard = c.shard, .exchange = c.exchange};
+    const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+    const RankPlan plan = plan_ranks(setup, Device::cpu(), size);
+    on_ranks(size, c.model_ranks, [&](const ProcessGrid& ranks) {
+      const MemoryReport own = plan_memory(setup, Device::cpu(), ranks);
+      if (ranks.world->rank() == plan.rank) {
+        EXPECT_EQ(plan.memory.training_bytes(), own.training_bytes());
+        EXPECT_EQ(plan.memory.forecast_bytes(), own.forecast_bytes());
+        EXPECT_EQ(plan.memory.training_peak.bytes, own.training_peak.bytes);
+      }
+      EXPECT_LE(own.training_bytes(), plan.memory.training_bytes() + plan.memory.training_bytes() / 50);
+    });
+    EXPECT_NE(plan.table().find("groups of"), std::string::npos);
+  }
 }
 
 TEST(TrainingRanks, WhatCannotWorkIsToldOnEveryRank) {
