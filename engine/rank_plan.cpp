@@ -11,6 +11,8 @@ namespace boreas {
 
 namespace {
 
+constexpr int64_t kFewRanks = 8;
+
 double mib(double bytes) { return bytes / double(1 << 20); }
 
 /// The grid of one rank of many, none of which runs.
@@ -22,8 +24,13 @@ ProcessGrid planned_grid(const RankPlan& plan, int rank, std::deque<PlannedCommu
   return grid;
 }
 
+/// Of few ranks all; of many those that have most of something.
 std::set<int> ranks_to_look_at(const RankPlan& plan) {
   std::set<int> ranks = {0};
+  if (plan.model_ranks <= kFewRanks) {
+    for (int rank = 1; rank < plan.model_ranks; ++rank) ranks.insert(rank);
+    return ranks;
+  }
   for (const CommunicationPart& part : plan.parts)
     for (const auto member : {&ShardSize::num_edges, &ShardSize::num_dst, &ShardSize::num_src,
                               &ShardSize::rows_received, &ShardSize::rows_sent}) {
