@@ -35,7 +35,8 @@ double rate_at(std::span<const Point> points, double intensity) {
   return (low.tflops + share * (high.tflops - low.tflops)) * 1e12;
 }
 
-// GB/s: elementwise, layer_norm, activation of bench/results.
+// GB/s as elementwise, layer_norm and activation kernels were first measured on an H200; norms, CRPS and the prognostic
+// residual are faster since, see bench/results.
 const std::map<std::string, double> kBandwidths = {{"layer_norm_forward", 3500},
                                                    {"layer_norm_backward", 3600},
                                                    {"gelu_forward", 4100},
