@@ -2,10 +2,9 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <span>
 
-#include "engine/step_model.h"
+#include "engine/model_state.h"
 #include "io/dataset_reader.h"
 
 namespace boreas {
@@ -23,7 +22,6 @@ class Forecaster {
   /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step, and
   /// unsupported if it has several members.
   Forecaster(const StepModel& model, const DatasetReader& reader);
-  ~Forecaster();
 
   /// Outputs in their units, f32 [V_o][cells of this rank], in the order of the model's output variables; valid during
   /// the call.
@@ -33,16 +31,23 @@ class Forecaster {
   /// corrupt_data for an input that is not finite and not imputed, naming variable and date.
   void run(int64_t start_date, int64_t lead_steps, const Sink& sink);
 
-  /// What construction takes besides the model: the arena, at the high-water mark of a planned step, and the staging of
-  /// (T_i + T_o) times of all variables and T_o times of the outputs.
+  /// What construction takes besides the model: that of its state.
   static Arena::Peak plan(const StepModel& model, Device device);
   static int64_t staging_bytes(const StepModel& model);
 
-  int64_t arena_peak_bytes() const;  ///< of the steps that really ran
+  int64_t arena_peak_bytes() const { return state_.arena_peak_bytes(); }  ///< of the steps that really ran
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  int64_t num_input_steps() const { return model_.network().shape().num_input_steps; }
+  int64_t num_output_steps() const { return model_.network().shape().num_output_steps; }
+  void read_initial();
+  void read_forcings();
+  void read(int64_t variable, int64_t date, std::span<float> values);
+
+  const StepModel& model_;
+  const DatasetReader& reader_;
+  ModelState state_;
+  std::vector<int64_t> column_of_;  // by variable of the model: in the reader; -1: computed from its formula
 };
 
 }  // namespace boreas

@@ -215,15 +215,11 @@ Arena::Peak plan_peak(Device device, const std::function<void(Context&)>& task) 
   return arena.peak();
 }
 
-void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const Tensor& states, const FieldWindow& next,
-                   const Tensor& x_next) {
-  const Scope scope(ctx);
+void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const Tensor& y, const Tensor& states) {
   const ModelShape& shape = model.network().shape();
-  const Tensor y = ctx.alloc(Keep::scratch, model.state_dtype(), model.output_shape(1));
   model.network().forward(ctx, {.x = x}, {.y = y}, nullptr);
   for (int64_t step = 0; step < shape.num_output_steps; ++step)
     model.physical(ctx, y, step, states.slice({step * shape.num_outputs, (step + 1) * shape.num_outputs}));
-  if (x_next) model.advance(ctx, x, y, next, 0, x_next);
 }
 
 }  // namespace boreas

@@ -102,10 +102,8 @@ int64_t window_length(const DataConfig& data, int64_t rollout);
 /// High-water mark of the arena when `task` runs.
 Arena::Peak plan_peak(Device device, const std::function<void(Context&)>& task);
 
-/// One step of a forecast: y = network(x); its T_o states, in their units, to `states` f32 [T_o, V_o, N]; then x_next
-/// with all but the prognostic variables taken from `next` at T_o times (see StepModel::advance), unless it is empty.
-/// One item.
-void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const Tensor& states, const FieldWindow& next,
-                   const Tensor& x_next);
+/// One step of a forecast, of one item: y = network(x), and its T_o states, in their units, to `states` f32
+/// [T_o * V_o, N].
+void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const Tensor& y, const Tensor& states);
 
 }  // namespace boreas

@@ -1,0 +1,105 @@
+// ModelState: the state of one forecast on this rank's cells, and its steps. It knows no dataset.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/replay.h"
+#include "engine/step_model.h"
+
+namespace boreas {
+
+/// A forecast is, from the first call again whenever a new one begins:
+///
+///   begin(start_date)
+///   initial(v, t) = ...               fields at T_i times, the last one that of the start date
+///   step(); fetch(); fields()         T_o states from it
+///   forcing(v, t) = ...               of their dates, what the next step needs of them
+///   step(); fetch(); fields()         ... and so on
+///
+/// Values are in physical units. What is not given is computed if it is a computed forcing, and held if it is a
+/// constant forcing; anything else that a step needs is an error. All memory is taken at construction; a GPU queues its
+/// steps (as one recording each, see Replay), so that the host may read the next forcings and take the fields of the
+/// step before while it computes.
+///
+/// Of a model over several ranks each has the state of its own cells; all of them take the same steps.
+class ModelState {
+ public:
+  /// The model must outlive it.
+  explicit ModelState(const StepModel& model);
+  ModelState(const ModelState&) = delete;
+
+  const StepModel& model() const { return model_; }
+  Context& context() { return ctx_; }
+
+  /// A start date; takes back all that was given.
+  void begin(int64_t start_date);
+  /// Date of input time t < T_i, and of the newest states' time t < T_o, which are inputs before the first step.
+  int64_t initial_date(int64_t time) const;
+  int64_t forcing_date(int64_t time) const;
+  int64_t start_date() const { return start_date_; }
+  int64_t num_steps() const { return num_steps_; }
+
+  /// Whether the model starts from a variable: from all but the diagnostic ones.
+  bool needs_initial(int64_t variable) const;
+  /// Whether it needs its values on later dates: those of forcings that change.
+  bool needs_forcing(int64_t variable) const;
+  /// Where values go, f32 [cells of this rank] on the host; asking for the place gives the variable.
+  std::span<float> initial(int64_t variable, int64_t time);
+  std::span<float> forcing(int64_t variable, int64_t time);
+
+  /// Checks and completes what was given, as step does at its begin; of this rank only. Throws invalid_argument naming
+  /// what is lacking, and corrupt_data for a value that is not finite and not imputed, naming variable and date.
+  void prepare();
+  /// Queues the next T_o states. Collective; prepares, if that was not done.
+  void step();
+  /// Queues their way to the host; what fields() showed before is no longer wanted.
+  void fetch();
+  /// Waits for what was fetched: f32 [T_o * V_o, cells] on the host, missing where imputed variables were at the start.
+  Tensor fields();
+  /// On the device, as the last step leaves them: without missing values.
+  const Tensor& device_fields() const { return on_device_.outputs; }
+
+  /// What construction takes besides the model: the arena, at the high-water mark of a planned step, and the staging of
+  /// (T_i + T_o) times of all variables and T_o times of the outputs.
+  static Arena::Peak plan(const StepModel& model, Device device);
+  static int64_t staging_bytes(const StepModel& model);
+  int64_t arena_peak_bytes() const { return arena_.peak_bytes(); }  ///< of the steps that really ran
+
+ private:
+  // The two states that a forecast alternates between, and what the network makes of them.
+  struct States {
+    States(Context& ctx, const StepModel& model);
+    Tensor x, x_next, y;
+  };
+  // Fields on the host or on the device: the window it starts from, that of the forcings, and its outputs.
+  struct Staging {
+    Staging(const StepModel& model, void* data, Device device);
+    FieldWindow initial, forcings;
+    Tensor outputs;
+    int64_t bytes = 0;
+  };
+  static void compute(Context& ctx, const StepModel& model, const States& states, const Staging& staging, bool first);
+  const ModelSetup& setup() const { return model_.setup(); }
+  std::span<float> place(const FieldWindow& window, std::vector<uint8_t>& given, int64_t variable, int64_t time,
+                         bool needed);
+  void complete(const Tensor& fields, std::span<const uint8_t> given, int64_t date, bool initial);
+  void upload(const Tensor& to, const Tensor& from);
+
+  const StepModel& model_;
+  std::vector<double> latitudes_, longitudes_;  // of this rank's cells
+  Buffer staging_memory_, device_memory_;
+  Staging staging_, on_device_;  // the same memory on the CPU
+  Event uploaded_, fetched_;
+  NanMask nan_mask_;  // where the start date has no values
+  Arena arena_;
+  Context ctx_;
+  Replay replay_;
+  States states_;
+  std::vector<uint8_t> initial_given_, forcing_given_;  // by time and variable
+  int64_t start_date_ = 0, num_steps_ = 0;
+  bool begun_ = false, prepared_ = false;
+};
+
+}  // namespace boreas
