@@ -1,14 +1,18 @@
 // Whole training updates and forecasts of full-size models on made-up weather: time, rate of arithmetic, memory.
 //
-//   bench_step [shapes] [options]      shapes: A B C C1120 D, or small-graph small-window small-mappers (default:
+//   bench_step [shapes] [options]      shapes: A B C C1120 D E F, or small-graph small-window small-mappers (default:
 //   these)
 //
 //   A       N320 to an icosahedral mesh of level 6, graph transformer, 16 layers, 512 channels, 16 heads
 //   B       the same, 1024 channels
 //   C       N320 to O96, windowed transformer, window 512, 16 layers, 1024 channels;  C1120: window 1120
 //   D       O1280 to O320, encoder and decoder only, 512 channels, encoder in 24 and decoder in 32 chunks
+//   E       O1280 to O320, windowed transformer, window 512, 16 layers, 1024 channels, encoder in 16 and
+//           decoder in 32 chunks, blocks computed again
+//   F       O2560 to O640, encoder and decoder only, 512 channels, each in 64 chunks
 //
-// A to C keep all for backward, the decoder in 4 chunks; options choose otherwise.
+// A to C keep all for backward, the decoder in 4 chunks; options choose otherwise. --plan includes the second batch
+// that a training has on its way.
 //
 // 85 prognostic, 16 forcing and 4 diagnostic variables, two input steps, batch 1. A step is forward, loss, backward and
 // optimizer with the batch in the memory of the device; times are medians. Model FLOP/s count what backward repeats
@@ -73,11 +77,13 @@ Grid grid_of(const std::string& shape) {
   };
   if (shape == "A" || shape == "B") return {n320_nodes(kDataNodes), icosahedral(6)};
   if (shape == "C" || shape == "C1120") return {n320_nodes(kDataNodes), octahedral(96)};
-  if (shape == "D") return {octahedral_nodes(kDataNodes, 1280), octahedral(320)};
+  if (shape == "D" || shape == "E") return {octahedral_nodes(kDataNodes, 1280), octahedral(320)};
+  if (shape == "F") return {octahedral_nodes(kDataNodes, 2560), octahedral(640)};
   if (shape == "small-graph") return {octahedral_nodes(kDataNodes, 32), icosahedral(3)};
   if (shape == "small-window" || shape == "small-mappers") return {octahedral_nodes(kDataNodes, 32), octahedral(16)};
   BOREAS_FAIL(invalid_argument,
-              "there is no shape {}; shapes are A, B, C, C1120, D, small-graph, small-window, small-mappers", shape);
+              "there is no shape {}; shapes are A, B, C, C1120, D, E, F, small-graph, small-window, small-mappers",
+              shape);
 }
 
 RunConfig config_of(const std::string& shape, const Options& options, Device device) {
@@ -86,19 +92,24 @@ RunConfig config_of(const std::string& shape, const Options& options, Device dev
   for (int64_t v = 0; v < kForcings; ++v) config.data.roles.forcing.push_back(fmt::format("f{}", v));
   for (int64_t v = 0; v < kDiagnostic; ++v) config.data.roles.diagnostic.push_back(fmt::format("d{}", v));
   ModelConfig& model = config.model;
-  model.num_channels = small ? 64 : shape == "A" || shape == "D" ? 512 : 1024;
+  model.num_channels = small ? 64 : shape == "A" || shape == "D" || shape == "F" ? 512 : 1024;
   model.num_heads = small ? 4 : 16;
   model.processor.num_layers = small ? 2 : 16;
   model.decoder.num_chunks = 4;
-  if (shape == "D" || shape == "small-mappers") {
+  if (shape == "D" || shape == "F" || shape == "small-mappers") {
     model.processor.kind = ProcessorKind::none;
-    model.encoder.num_chunks = small ? 4 : 24;
-    model.decoder.num_chunks = small ? 4 : 32;
+    model.encoder.num_chunks = small ? 4 : shape == "D" ? 24 : 64;
+    model.decoder.num_chunks = small ? 4 : shape == "D" ? 32 : 64;
     model.recompute = Recompute::mappers;
   }
-  if (shape.starts_with("C") || shape == "small-window") {
+  if (shape.starts_with("C") || shape == "E" || shape == "small-window") {
     model.processor.kind = ProcessorKind::transformer;
-    model.processor.window = small ? 64 : shape == "C" ? 512 : 1120;
+    model.processor.window = small ? 64 : shape == "C1120" ? 1120 : 512;
+  }
+  if (shape == "E") {
+    model.encoder.num_chunks = 16;
+    model.decoder.num_chunks = 32;
+    model.recompute = Recompute::block;
   }
   if (model.processor.kind != ProcessorKind::graph_transformer) config.graph.build.processor.kind = EdgesKind::none;
   // Areas weigh the loss only; those of Voronoi cells take minutes at O1280.
@@ -404,7 +415,7 @@ int run_all(const Options& options) {
 int main(int argc, char** argv) try {
   boreas::bench::Options options;
   CLI::App app("Training updates and forecasts of whole models");
-  app.add_option("shapes", options.shapes, "A B C C1120 D small-graph small-window small-mappers");
+  app.add_option("shapes", options.shapes, "A B C C1120 D E F small-graph small-window small-mappers");
   app.add_option("--device", options.device, "auto, cpu or cuda");
   app.add_option("--precision", options.precision, "auto (bf16 on a GPU, else f32), f32, bf16 or f64");
   app.add_option("--residual", options.residual, "storage or f32");
