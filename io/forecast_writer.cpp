@@ -293,6 +293,28 @@ void remove_leftovers(const std::string& partial, const ForecastLayout& layout) 
 
 #ifdef BOREAS_WITH_NETCDF
 
+// The attributes that say which value is missing: NetCDF leaves them out of variables that it is told not to fill.
+void write_fill_values(const std::string& path, const std::string& partial, const Contents& contents) {
+  const hid_t file = H5Fopen(partial.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  bool written = file >= 0;
+  const hsize_t one = 1;
+  const hid_t space = H5Screate_simple(1, &one, nullptr);
+  for (const Contents::Field& field : contents.fields) {
+    if (!written) break;
+    const float not_a_number = NAN;
+    const hid_t data = H5Dopen2(file, field.name.c_str(), H5P_DEFAULT);
+    const hid_t type = field.packed ? H5T_NATIVE_INT16 : H5T_NATIVE_FLOAT;
+    const hid_t attribute = H5Acreate2(data, "_FillValue", type, space, H5P_DEFAULT, H5P_DEFAULT);
+    const void* const value = field.packed ? static_cast<const void*>(&kMissing) : &not_a_number;
+    written = attribute >= 0 && H5Awrite(attribute, type, value) >= 0;
+    if (attribute >= 0) H5Aclose(attribute);
+    if (data >= 0) H5Dclose(data);
+  }
+  H5Sclose(space);
+  if (file >= 0) written = H5Fclose(file) >= 0 && written;
+  BOREAS_CHECK(written, io, "{}: the attributes _FillValue cannot be written", path);
+}
+
 // Values get their places and are not written: storage is contiguous and never filled by the library.
 void create_netcdf(const std::string& path, const std::string& partial, const ForecastLayout& layout) {
   const Contents contents = describe(layout);
@@ -335,12 +357,6 @@ void create_netcdf(const std::string& path, const std::string& partial, const Fo
   for (const Contents::Field& field : contents.fields) {
     const int variable =
         define(field.name, field.packed ? NC_SHORT : NC_FLOAT, contents.field_dimensions, field.attributes);
-    const float not_a_number = NAN;
-    if (field.packed) {
-      check(nc_put_att_short(id, variable, "_FillValue", NC_SHORT, 1, &kMissing), field.name);
-    } else {
-      check(nc_put_att_float(id, variable, "_FillValue", NC_FLOAT, 1, &not_a_number), field.name);
-    }
     check(nc_def_var_fill(id, variable, NC_NOFILL, nullptr), field.name);
     check(nc_def_var_chunking(id, variable, NC_CONTIGUOUS, nullptr), field.name);
     fields.push_back(variable);
@@ -357,6 +373,7 @@ void create_netcdf(const std::string& path, const std::string& partial, const Fo
   }
   check(nc_sync(id));  // says that the disk is full, where closing would crash
   check(nc_close(id));
+  write_fill_values(path, partial, contents);
 }
 
 #else
