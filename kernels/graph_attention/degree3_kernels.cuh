@@ -589,10 +589,9 @@ __device__ inline void softmax(const PerEdge& score, PerEdge& weight, float (&lo
 
 /// Tells the warp of the stage that this head has done its part.
 template <class P>
-__device__ void hand_over(const Ring<P>& ring, int lane) {
+__device__ void hand_over(const Ring<P>& ring) {
   fence_bulk();
-  __syncwarp();
-  if (lane == 0) arrive(&ring.barriers().computed[ring.stage]);
+  arrive(&ring.barriers().computed[ring.stage]);
 }
 
 template <int D>
@@ -664,7 +663,7 @@ __device__ void compute_tiles(const Forward& p, Ring<Forward> ring, int head, in
       store_result(o, q_matrices, i);
     }
     store_rows<D>(q, row_stride, p.result, ring.header().begin, ring.header().count, head, lane);
-    hand_over(ring, lane);
+    hand_over(ring);
   });
 }
 
@@ -803,7 +802,7 @@ __device__ void compute_tiles(const Backward& p, Ring<Backward> ring, int head, 
         *reinterpret_cast<float2*>(rows + (g + place / 2 * 8) * row_stride + place % 2 * kGradientSlots * 4 +
                                    lane % 4 * 8) = d_attributes[f][s];
       }
-    hand_over(ring, lane);
+    hand_over(ring);
   });
 
   const int num_channels = p.in.num_heads * D;
@@ -827,7 +826,7 @@ __global__ void __launch_bounds__(kMostThreads<D>, 1) attend(P p) {
   if (threadIdx.x == 0) {
     for (int s = 0; s < ring.num_stages; ++s) {
       init_barrier(&ring.barriers().loaded[s], 32);
-      init_barrier(&ring.barriers().computed[s], num_heads);
+      init_barrier(&ring.barriers().computed[s], 32 * num_heads);
     }
     publish_barriers();
   }
