@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#ifdef BOREAS_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include <cstdlib>
 #include <deque>
 
@@ -21,24 +25,34 @@ namespace boreas::test {
 /// Whether only small cases are wanted, because a tool that watches every access makes kernels slow.
 inline bool quick_tests() { return std::getenv("BOREAS_QUICK_TESTS") != nullptr; }
 
-/// Owns an arena, a context and tensors on a GPU.
+/// Owns an arena, a context and tensors on a GPU. All memory begins as NaN, so that what a kernel reads without anyone
+/// having written it spoils the result.
 class GpuWorkspace {
   Device device_;
-  Arena arena_;
   std::deque<Buffer> buffers_;
+  Arena arena_;
+
+  Buffer spoiled(int64_t bytes, const char* name) const {
+    Buffer buffer = Buffer::on(device_, bytes, name);
+#ifdef BOREAS_WITH_CUDA
+    EXPECT_EQ(cudaMemset(buffer.data(), 0xff, size_t(bytes)), cudaSuccess);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // other streams do not wait for it
+#endif
+    return buffer;
+  }
 
  public:
   Context ctx;
 
   explicit GpuWorkspace(int64_t arena_bytes = int64_t{64} << 20) : GpuWorkspace(Device::cuda(0), arena_bytes) {}
   explicit GpuWorkspace(Device device, int64_t arena_bytes = int64_t{64} << 20)
-      : device_(device), arena_(Buffer::on(device, arena_bytes, "test arena")), ctx(device, arena_) {}
+      : device_(device), arena_(spoiled(arena_bytes, "test arena")), ctx(device, arena_) {}
   GpuWorkspace(const GpuWorkspace&) = delete;
 
   /// A contiguous copy on the GPU; slices of it are strided.
   Tensor upload(const Tensor& host) {
-    const Tensor device = buffers_.emplace_back(Buffer::on(device_, std::max<int64_t>(host.bytes(), 16), "test"))
-                              .tensor(host.dtype(), host.shape());
+    const int64_t bytes = (std::max<int64_t>(host.bytes(), 1) + 15) / 16 * 16;
+    const Tensor device = buffers_.emplace_back(spoiled(bytes, "test")).tensor(host.dtype(), host.shape());
     copy(device, host);
     return device;
   }
@@ -48,8 +62,7 @@ class GpuWorkspace {
   Tensor upload_strided(const Tensor& host, int64_t columns_before = 1, int64_t columns_after = 4) {
     const int64_t width = columns_before + host.cols() + columns_after;
     const int64_t bytes = std::max<int64_t>(host.rows(), 1) * width * size_of(host.dtype());
-    const Tensor wide =
-        buffers_.emplace_back(Buffer::on(device_, bytes, "test")).tensor(host.dtype(), {host.rows(), width});
+    const Tensor wide = buffers_.emplace_back(spoiled(bytes, "test")).tensor(host.dtype(), {host.rows(), width});
     const Tensor device = wide.columns({columns_before, columns_before + host.cols()});
     copy(device, host);
     return device;
