@@ -26,8 +26,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-ModelSetup setup_to_run(const std::string& path, const RunConfig& config, const Communicator& ranks) {
+ModelSetup agreed_setup(const std::string& path, const RunConfig& config, Communicator& ranks) {
   ModelSetup setup = load_setup(path, graph_share(config, ranks));
+  check_agreement(ranks, "graph", setup.graph.hash());
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
   setup.config.parallel = config.parallel;
@@ -44,17 +45,16 @@ Device device_to_run(ModelSetup& setup, Communicator& ranks) {
   return device;
 }
 
-std::string agreed_checkpoint(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks) {
-  check_agreement(ranks, "configuration", resolved_config(config));
+std::string agreed_checkpoint(const std::string& checkpoint_or_folder, Communicator& ranks) {
   return ranks.text_of(0, ranks.rank() == 0 ? resolve_checkpoint(checkpoint_or_folder) : std::string());
 }
 
 /// A trained model and the dataset that its initial states come from.
 struct Trained {
   Trained(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks)
-      : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
+      : path(agreed_checkpoint(checkpoint_or_folder, ranks)),
         reader(DatasetReader::open(config.data.dataset)),
-        setup(setup_to_run(path, config, ranks)),
+        setup(agreed_setup(path, config, ranks)),
         model(setup, device_to_run(setup, ranks), &ranks) {
     model.parameters().materialise(0);
     load_weights(path, model);

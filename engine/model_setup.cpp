@@ -62,8 +62,9 @@ std::string misfit(const GraphData& graph, std::span<const double> latitudes, st
 
 void find_or_build_graph(const RunConfig& config, GraphCache cache, const GraphShare& share, ModelSetup& setup) {
   if (!config.graph.file.empty()) {
-    setup.graph_source = {config.graph.file, ""};
-    setup.graph = load_graph(Hdf5File::open(config.graph.file), "", share);
+    const Hdf5File file = Hdf5File::open(config.graph.file);
+    setup.graph_source = {config.graph.file, file.exists("graph") ? "graph" : ""};
+    setup.graph = load_graph(file, setup.graph_source.group, share);
     const std::string why = misfit(setup.graph, setup.latitudes, setup.longitudes);
     BOREAS_CHECK(why.empty(), config,
                  "{}: this graph does not belong to the dataset: {}. Make it again with `boreas graph`, or leave "

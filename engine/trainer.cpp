@@ -98,7 +98,6 @@ class Trainer {
 
 // Rank 0 makes the graph, if it must be made; the others then find it, and all read what is theirs.
 ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, const ProcessGrid& ranks) {
-  check_agreement(*ranks.world, "configuration", resolved_config(config));
   std::optional<ModelSetup> setup;
   const GraphShare share = graph_share(config, *ranks.model);
   if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep, share);

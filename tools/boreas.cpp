@@ -28,6 +28,39 @@ namespace {
 
 constexpr int kUserError = 2, kInternalError = 1;
 
+/// The ranks that mpirun or srun started, one without them. What fails on any of them ends all.
+class Session {
+ public:
+  explicit Session(std::unique_ptr<Communicator> world) : world_(std::move(world)) {}
+
+  Communicator& world() const { return *world_; }
+  bool is_root() const { return world_->rank() == 0; }
+  const ProcessGrid& grid(int64_t model_ranks) {
+    grid_.emplace(ProcessGrid::make(world_->split(0), model_ranks));
+    return *grid_;
+  }
+  template <class... Args>
+  void print(fmt::format_string<Args...> format, Args&&... args) const {
+    if (is_root()) fmt::print(format, std::forward<Args>(args)...);
+  }
+  void check_command(const std::string& name) const {
+    const bool shares = name == "plan" || name == "train" || name == "forecast" || name == "evaluate";
+    check_agreement(*world_, "command", name);
+    BOREAS_CHECK(shares || world_->size() == 1, unsupported, "`boreas {}` runs on one rank, and {} were started", name,
+                 world_->size());
+  }
+  /// Tells what went wrong, in one line; returns the exit status.
+  int fail(int status, const std::string& message) const {
+    if (world_->size() > 1) world_->abort(message, status);
+    fmt::print(stderr, "boreas: {}\n", message);
+    return status;
+  }
+
+ private:
+  std::unique_ptr<Communicator> world_;
+  std::optional<ProcessGrid> grid_;  // lives as long as this: its end would wait for ranks that have not failed
+};
+
 /// What all commands on a configuration take.
 struct ConfigArguments {
   std::string path;
@@ -40,6 +73,12 @@ struct ConfigArguments {
         ->allow_extra_args(false);
   }
   RunConfig load() const { return load_config(path, overrides); }
+  /// Before anything that the ranks do in turn with each other.
+  RunConfig load(const Session& session) const {
+    RunConfig config = load();
+    check_agreement(session.world(), "configuration", resolved_config(config));
+    return config;
+  }
 };
 
 /// Shows the progress of work that calls back with (done, total).
@@ -123,38 +162,6 @@ void add_dataset_commands(CLI::App& app) {
   }
 }
 
-/// The ranks that mpirun or srun started, one without them. What fails on any of them ends all.
-class Session {
- public:
-  explicit Session(std::unique_ptr<Communicator> world) : world_(std::move(world)) {}
-
-  Communicator& world() const { return *world_; }
-  bool is_root() const { return world_->rank() == 0; }
-  const ProcessGrid& grid(int64_t model_ranks) {
-    grid_.emplace(ProcessGrid::make(world_->split(0), model_ranks));
-    return *grid_;
-  }
-  template <class... Args>
-  void print(fmt::format_string<Args...> format, Args&&... args) const {
-    if (is_root()) fmt::print(format, std::forward<Args>(args)...);
-  }
-  void check_command(const std::string& name) const {
-    const bool shares = name == "plan" || name == "train" || name == "forecast" || name == "evaluate";
-    BOREAS_CHECK(shares || world_->size() == 1, unsupported, "`boreas {}` runs on one rank, and {} were started", name,
-                 world_->size());
-  }
-  /// Tells what went wrong, in one line; returns the exit status.
-  int fail(int status, const std::string& message) const {
-    if (world_->size() > 1) world_->abort(message, status);
-    fmt::print(stderr, "boreas: {}\n", message);
-    return status;
-  }
-
- private:
-  std::unique_ptr<Communicator> world_;
-  std::optional<ProcessGrid> grid_;  // lives as long as this: its end would wait for ranks that have not failed
-};
-
 void add_run_commands(CLI::App& app, Session& session) {
   const auto on_config = [&](const std::string& name, const std::string& help, auto&& body) {
     CLI::App* const command = app.add_subcommand(name, help);
@@ -173,7 +180,7 @@ void add_run_commands(CLI::App& app, Session& session) {
         "--ranks", *num_ranks,
         "and what so many ranks would need and send, and how long an update might take; none need to be there");
     command->callback([=, &session] {
-      const RunConfig config = arguments->load();
+      const RunConfig config = arguments->load(session);
       session.print("{}", make_plan(config, session.grid(config.parallel.model_ranks)));
       if (*num_ranks != 0 && session.is_root()) fmt::print("{}", make_communication_plan(config, *num_ranks));
     });
@@ -185,7 +192,9 @@ void add_run_commands(CLI::App& app, Session& session) {
                       "go on from the latest checkpoint of the output folder, if there is one");
     command->add_option("--from", options->initial_weights, "checkpoint whose weights a new training starts from");
     command->callback([=, &session] {
-      const RunConfig config = arguments->load();
+      const RunConfig config = arguments->load(session);
+      check_agreement(session.world(), "options",
+                      fmt::format("--resume {}\n--from {}", options->resume, options->initial_weights));
       const TrainingSummary summary = train(config, *options, session.grid(config.parallel.model_ranks));
       session.print("wrote {}\n", summary.checkpoint);
     });
@@ -201,7 +210,7 @@ void add_run_commands(CLI::App& app, Session& session) {
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
               command->callback([=, &session] {
-                const RunConfig config = arguments->load();
+                const RunConfig config = arguments->load(session);
                 for (const std::string& path :
                      make_forecasts(config, checkpoint->empty() ? config.output : *checkpoint, session.world()))
                   session.print("wrote {}\n", path);
@@ -212,7 +221,7 @@ void add_run_commands(CLI::App& app, Session& session) {
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
               command->callback([=, &session] {
-                const RunConfig config = arguments->load();
+                const RunConfig config = arguments->load(session);
                 const auto scores =
                     make_evaluation(config, checkpoint->empty() ? config.output : *checkpoint, session.world());
                 session.print("{}\nwrote {}/evaluation.json, maps/*.png and report.html\n", score_table(scores),

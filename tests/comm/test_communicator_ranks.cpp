@@ -106,6 +106,8 @@ TEST(CommunicatorRanks, DisagreementIsNamed) {
   const bool odd = world().rank() == world().size() - 1;
   BOREAS_EXPECT_ERROR(check_agreement(world(), "configuration", odd ? "a: 1\nb: 3\n" : "a: 1\nb: 2\n"), config,
                       "\"b: 3\" there, \"b: 2\" here");
+  BOREAS_EXPECT_ERROR(check_agreement(world(), "version", odd ? "0.1.1" : "0.1.0"), config,
+                      "\"0.1.1\" there, \"0.1.0\" here");
 }
 
 TEST(CommunicatorRanks, GridSplitsTheWorld) {

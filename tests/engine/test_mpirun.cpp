@@ -30,12 +30,15 @@ class MpiRun : public CommandLine {
     write_inputs();
   }
 
+  // What mpirun is to start.
+  static std::string launch(const std::string& programs) {
+    return "export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+           "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none "
+           "OMPI_MCA_btl_vader_single_copy_mechanism=none; exec " BOREAS_MPIEXEC " " +
+           programs;
+  }
   static std::string command(int ranks, const std::string& arguments) {
-    return fmt::format(
-        "export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
-        "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none "
-        "OMPI_MCA_btl_vader_single_copy_mechanism=none; exec {} -n {} {} {}",
-        BOREAS_MPIEXEC, ranks, BOREAS_CLI, arguments);
+    return launch(fmt::format("-n {} {} {}", ranks, BOREAS_CLI, arguments));
   }
   Outcome run_on(int ranks, const std::string& arguments) const {
     return finish(folder.path(), start(folder.path(), command(ranks, arguments)));
@@ -50,6 +53,27 @@ class MpiRun : public CommandLine {
     std::vector<std::string> said = lines_of(outcome.err);
     std::erase_if(said, [](const std::string& line) { return !line.starts_with("rank "); });
     return said;
+  }
+
+  // One rank says one line with all `texts`, and all end soon.
+  void expect_told_once(const std::string& shell_command, const std::vector<std::string>& texts) const {
+    SCOPED_TRACE(shell_command.substr(shell_command.find("exec ")));
+    const auto begin = Clock::now();
+    const Outcome outcome = finish(folder.path(), start(folder.path(), shell_command));
+    EXPECT_LT(seconds_since(begin), kSoon);
+    EXPECT_EQ(outcome.status, 2) << outcome.err;
+    const auto said = said_by_ranks(outcome);
+    ASSERT_EQ(said.size(), 1U) << outcome.err;
+    for (const std::string& text : texts) EXPECT_NE(outcome.err.find(text), std::string::npos) << outcome.err;
+  }
+  void expect_error(int ranks, const std::string& arguments, const std::vector<std::string>& texts) const {
+    expect_told_once(command(ranks, arguments), texts);
+  }
+  // Rank 1 of two is started with other arguments, or in another folder.
+  void expect_error_of_second(const std::string& first, const std::string& second,
+                              const std::vector<std::string>& texts, const std::string& where = "") const {
+    const std::string there = where.empty() ? "" : fmt::format("--wdir '{}' ", (folder.path() / where).string());
+    expect_told_once(launch(fmt::format("-n 1 {0} {1} : -n 1 {2}{0} {3}", BOREAS_CLI, first, there, second)), texts);
   }
 
   // A training that goes on until it is ended.
@@ -88,18 +112,10 @@ TEST_F(MpiRun, FromTrainingToScores) {
 }
 
 TEST_F(MpiRun, WhatIsWrongIsToldOnce) {
-  const auto expect_error = [&](int ranks, const std::string& arguments, const std::string& text) {
-    const auto begin = Clock::now();
-    const Outcome outcome = run_on(ranks, arguments);
-    EXPECT_LT(seconds_since(begin), kSoon);
-    EXPECT_EQ(outcome.status, 2) << outcome.err;
-    const auto said = said_by_ranks(outcome);
-    ASSERT_EQ(said.size(), 1U) << outcome.err;
-    EXPECT_NE(said[0].find(text), std::string::npos) << said[0];
-  };
-  expect_error(2, "graph config.yaml", "`boreas graph` runs on one rank");
-  if (num_cuda_devices() == 0) expect_error(2, "train config.yaml --set device=cuda", "device is cuda, but ");
-  expect_error(3, "train config.yaml --set parallel.model_ranks=2", "parallel.model_ranks is 2, which does not divide");
+  expect_error(2, "graph config.yaml", {"`boreas graph` runs on one rank"});
+  if (num_cuda_devices() == 0) expect_error(2, "train config.yaml --set device=cuda", {"device is cuda, but "});
+  expect_error(3, "train config.yaml --set parallel.model_ranks=2",
+               {"parallel.model_ranks is 2, which does not divide"});
   // What is wrong with a cell on some date is found by the rank that has it, at some point of the training.
   const Philox random(4, 1);
   for (uint64_t attempt = 0; attempt < 2; ++attempt) {
@@ -113,8 +129,73 @@ TEST_F(MpiRun, WhatIsWrongIsToldOnce) {
     fs::remove_all(folder / "data.zarr");
     holes.write(folder / "data.zarr");
     expect_error(3, "train config.yaml --resume --set training.max_steps=100",
-                 fmt::format("rank {}: data.zarr on {}: ", hole / 24, format_date(holes.dates[size_t(date)])));
+                 {fmt::format("rank {}: data.zarr on {}: ", hole / 24, format_date(holes.dates[size_t(date)]))});
   }
+}
+
+TEST_F(MpiRun, RanksThatDisagreeAreRefused) {
+  for (const std::string command : {"train", "plan"})
+    expect_error_of_second(command + " config.yaml", command + " config.yaml --set training.max_steps=5",
+                           {"rank 0: the configuration of rank 1 differs from that of rank 0", "max_steps: 5\" there",
+                            "max_steps: 4\" here"});
+  expect_error_of_second("train config.yaml", "train config.yaml --set device=auto", {"device: auto\" there"});
+  expect_error_of_second("train config.yaml", "evaluate config.yaml",
+                         {"rank 0: the command of rank 1 differs from that of rank 0: \"evaluate\" there"});
+  expect_error_of_second("train config.yaml", "train config.yaml --resume", {"the options of rank 1 differ"});
+  expect_error_of_second("train config.yaml", "train config.yaml --set training.max_step=5", {"rank 1: ", "max_step"});
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints"));
+}
+
+TEST_F(MpiRun, GraphsCheckpointsAndDatasetsThatDoNotFitAreRefused) {
+  // More ranks than cells.
+  SmallDataset few = data();
+  few.num_rows = 1;
+  few.num_columns = 2;
+  few.write(folder / "few.zarr");
+  expect_error(
+      3, "train config.yaml --set data.dataset.path=few.zarr --set output=few --set graph.area_weight=cosine_latitude",
+      {"3 ranks cannot share the 2 nodes of data"});
+
+  // As many cells as the graph and the checkpoint have, at other places.
+  succeed("train config.yaml");
+  fs::copy_file(folder / "run/graph.h5", folder / "graph.h5");
+  SmallDataset other = data();
+  std::swap(other.num_rows, other.num_columns);
+  other.write(folder / "other.zarr");
+  const std::string of_other = " config.yaml --set data.dataset.path=other.zarr ";
+  expect_error(3, "train" + of_other + "--set output=new --set graph.file=graph.h5",
+               {"graph.h5: this graph does not belong to the dataset: data node "});
+  expect_error(3, "train" + of_other + "--resume", {"step_00000004.h5 does not fit this run", "graph: hash "});
+  for (const char* const command : {"forecast", "evaluate"})
+    expect_error(3, command + of_other, {"another grid than the model was trained on: cell "});
+
+  // On one rank only: half a graph, that of another mesh, half a checkpoint.
+  fs::create_directories(folder / "second/run/checkpoints");
+  for (const char* const name : {"config.yaml", "data.zarr"})
+    fs::create_symlink(folder.path() / name, folder.path() / "second" / name);
+  const auto put_half = [&](const std::string& file) {
+    fs::copy_file(folder / file, folder / ("second/" + file), fs::copy_options::overwrite_existing);
+    fs::resize_file(folder / ("second/" + file), fs::file_size(folder / file) / 2);
+  };
+  const std::string with_graph = "train config.yaml --set output=new --set graph.file=graph.h5";
+  put_half("graph.h5");
+  expect_error_of_second(with_graph, with_graph, {"rank 1: graph.h5"}, "second");
+  succeed("graph config.yaml --set output=second --set graph.hidden.level=2");
+  expect_error_of_second(with_graph, with_graph, {"the graph of rank 1 differs from that of rank 0"}, "second");
+  put_half("run/checkpoints/step_00000004.h5");
+  for (const std::string command : {"train config.yaml --resume", "forecast config.yaml"})
+    expect_error_of_second(command, command, {"rank 1: run/checkpoints/step_00000004.h5"}, "second");
+}
+
+TEST_F(MpiRun, ADamagedChunkIsNamedByTheRankThatReadsIt) {
+  succeed("train config.yaml");
+  succeed("dataset rechunk data.zarr parts.zarr --grid-chunks 3");
+  for (const int64_t date : {10, 16}) write(fmt::format("parts.zarr/data/{}.0.0.1", date), "not a chunk");
+  const std::string of_parts = " config.yaml --set data.dataset.path=parts.zarr ";
+  expect_error(3, "train" + of_parts + "--resume --set training.max_steps=100",
+               {"rank 1: ", "parts.zarr/data/10.0.0.1"});
+  expect_error(3, "forecast" + of_parts, {"rank 1: ", "parts.zarr/data/16.0.0.1"});
+  expect_error(3, "evaluate" + of_parts, {"rank 1: ", "parts.zarr/data/10.0.0.1"});
 }
 
 TEST_F(MpiRun, TheEndOfARankEndsAllAndResumingGoesOn) {
