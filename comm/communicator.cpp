@@ -4,8 +4,10 @@
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 
 #include "comm/nccl_group.h"
+#include "comm/traffic.h"
 #include "kernels/elementwise/elementwise.h"
 
 namespace boreas {
@@ -55,7 +57,7 @@ std::unique_ptr<Communicator> make_single_rank_communicator() { return std::make
 void Communicator::exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive) {
   Event& end = ctx.library<Road>().end;
   start_exchange(ctx, send, receive, end);
-  ctx.compute().wait(end);
+  finish_exchange(ctx, end);
 }
 
 void Communicator::start_exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive,
@@ -71,12 +73,23 @@ void Communicator::start_exchange(Context& ctx, std::span<const Rows> send, std:
                    to_string(ctx.device()));
     }
   if (ctx.planning() || (send.empty() && receive.empty())) return;
-  for (const Rows& message : send) bytes_sent_ += message.rows.bytes();
+  int64_t bytes = 0;
+  for (const Rows& message : send) bytes += message.rows.bytes();
+  bytes_sent_ += bytes;
+  Traffic::of(ctx).add_exchange(ctx, bytes);
   Road& road = ctx.library<Road>();
   road.begin.record(ctx.compute());
   road.stream.wait(road.begin);
+  std::optional<Traffic::Wait> at_once;
+  if (!ctx.device().is_cuda()) at_once.emplace(ctx);
   transfer(road.stream, send, receive);
   done.record(road.stream);
+}
+
+void Communicator::finish_exchange(Context& ctx, const Event& done) {
+  if (ctx.planning()) return;
+  const Traffic::Wait wait(ctx);
+  ctx.compute().wait(done);
 }
 
 void Communicator::all_gather_messages(const Partition& parts, const Tensor& whole, std::vector<Rows>& send,
@@ -132,7 +145,7 @@ void Communicator::start_reduce_scatter(Context& ctx, const Partition& parts, co
 
 void Communicator::finish_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room,
                                          const Event& done) {
-  ctx.compute().wait(done);
+  finish_exchange(ctx, done);
   const Tensor own = whole.slice(parts[rank()]);
   const auto place = [&](int peer) { return place_of(peer, rank(), own.rows(), room); };
   // ((r0 + r1) + r2) + ...: the running sum starts in the place of rank 0.

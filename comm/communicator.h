@@ -47,6 +47,8 @@ class Communicator {
   /// The same beside what the context computes from here on, until it waits for `done`. Before that the rows sent may
   /// not be written, those received not be touched. On the CPU it is over at once.
   void start_exchange(Context& ctx, std::span<const Rows> send, std::span<const Rows> receive, Event& done);
+  /// The context waits for `done` of start_exchange; that is counted (see Traffic).
+  static void finish_exchange(Context& ctx, const Event& done);
 
   virtual void all_reduce(Context& ctx, const Tensor& x);           ///< x = sum of x over the ranks, in rank order
   virtual void broadcast(Context& ctx, const Tensor& x, int root);  ///< x = x of the root

@@ -126,7 +126,7 @@ RowExchange::Moving RowExchange::start_forward(Context& ctx, const Tensor& rows)
 }
 
 void RowExchange::finish_forward(Context& ctx, const Moving& moving) const {
-  ctx.compute().wait(moving.done);
+  Communicator::finish_exchange(ctx, moving.done);
   if (!moving.messages) return;
   const Tensor &rows = moving.rows, &received = moving.messages;
   if (kind_ == ExchangeKind::allgather) return run(ctx, Copy{.x = received, .y = rows});
@@ -168,7 +168,7 @@ void RowExchange::finish_backward(Context& ctx, const Moving& moving) const {
     if (!packed) run(ctx, Copy{.x = whole.slice(own_), .y = d_rows.slice(own_)});
     return;
   }
-  ctx.compute().wait(moving.done);
+  Communicator::finish_exchange(ctx, moving.done);
   const Tensor own = d_rows.slice(own_);
   const DType sum_type = accumulator_of(d_rows.dtype());
   const bool wide = sum_type == d_rows.dtype();

@@ -65,6 +65,7 @@ FlatShards::Sum::Sum(Context& ctx, const FlatShards& shards, const Tensor& flat)
 }
 
 void FlatShards::Sum::ready(Context& ctx, int64_t from) {
+  const OwnerScope owner(ctx, "gradients");
   if (shards_.ranks_.world->size() == 1) return;
   while (num_left_ > 0 && shards_.buckets_[num_left_ - 1].begin >= from) {
     finish_bucket(ctx);
@@ -82,12 +83,14 @@ void FlatShards::Sum::finish_bucket(Context& ctx) {
 }
 
 void FlatShards::Sum::finish(Context& ctx) {
+  const OwnerScope owner(ctx, "gradients");
   ready(ctx, 0);
   finish_bucket(ctx);
   shards_.ranks_.data->all_reduce(ctx, flat_.columns(shards_.sharded_));
 }
 
 void FlatShards::gather(Context& ctx, const Tensor& flat) const {
+  const OwnerScope owner(ctx, "weights");
   for (const Range& bucket : buckets_) ranks_.world->all_gather_rows(ctx, parts_of(bucket), rows_of(flat, bucket));
 }
 

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
+#include "comm/traffic.h"
+
 namespace boreas {
 
 void Replay::run(Context& ctx, std::vector<int64_t> key, const std::function<void()>& task) {
-  if (!enabled_ || !ctx.device().is_cuda() || ctx.planning() || ctx.trace) return task();
+  if (!enabled_ || !ctx.device().is_cuda() || ctx.planning() || ctx.trace || Traffic::of(ctx).counting()) return task();
   for (const int64_t part :
        {key_of(&ctx), ctx.arena().mark(Keep::saved).offset, ctx.arena().mark(Keep::scratch).offset})
     key.push_back(part);

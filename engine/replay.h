@@ -12,7 +12,7 @@ namespace boreas {
 
 /// Runs tasks that queue the same work each time they are called with the same key. On a GPU the first call of a key
 /// does the task, which warms up what it needs (code, libraries); the second records it; from then on the recording is
-/// launched. On the CPU, while planning and while tracing, a task is just done.
+/// launched. On the CPU, while planning, tracing and counting traffic, a task is just done.
 ///
 /// A recording holds addresses: whatever changes from one call to the next must lie at addresses that stay. What the
 /// arena lends is part of the key, as it depends on how much of it is in use.

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "comm/traffic.h"
 #include "engine/checkpoint.h"
 #include "engine/data_pipeline.h"
 #include "engine/folder_lock.h"
@@ -231,8 +232,12 @@ bool Trainer::out_of_patience() const {
 void Trainer::queue_update() {
   const double rate = learning_rate_at(training().learning_rate, decay_steps(), state_.step);
   const int64_t sent_before = bytes_sent();
+  // The first update connects the ranks, the third is a recording.
+  const bool counts = ranks_.world->size() > 1 && seconds_.size() + queued_.size() == 1;
+  Traffic::of(*ctx_).set_counting(counts);
   step_.update(
       *ctx_, [&] { return pipeline_->next(*ctx_); }, state_.rollout, state_.step + 1, rate);
+  Traffic::of(*ctx_).set_counting(false);
   bytes_sent_ = std::max(bytes_sent_, bytes_sent() - sent_before);
   queued_.push_back({state_.step + 1, state_.epoch, state_.rollout, rate});
   ++state_.step;
@@ -357,7 +362,12 @@ std::string Trainer::speed() {
       "without what is recomputed; ",
       seconds * 1e3, median(data_seconds_) * 1e3, double(samples_per_update()) / seconds,
       double(work.flops) / seconds * 1e-12, double(work.flops_without_recompute) / seconds * 1e-12);
-  if (ranks_.world->size() > 1) text += fmt::format("each sent about {}; ", format_bytes(bytes_sent_));
+  if (ranks_.world->size() > 1) {
+    double waited = 0;
+    for (const auto& [owner, entry] : Traffic::of(*ctx_).entries()) waited += entry.seconds_waited;
+    text += fmt::format("each sent about {}, and this one computed nothing for {:.3g} ms, waiting for others; ",
+                        format_bytes(bytes_sent_), waited * 1e3);
+  }
   if (!device_.is_cuda()) return text + format_bytes(live_bytes()) + " in buffers";
   const DeviceMemory memory = memory_of(device_);
   return text + fmt::format("{} in buffers, {} in use on {} as its driver sees it", format_bytes(live_device_bytes()),

@@ -1,7 +1,7 @@
 // Whole training updates and forecasts of full-size models on made-up weather: time, rate of arithmetic, memory.
 //
-//   bench_step [shapes] [options]      shapes: A B C C1120 D E F, or small-graph small-window small-mappers (default:
-//   these)
+//   bench_step [shapes] [options]      also under mpirun, which splits each sample over the ranks. Shapes: A B C C1120
+//   D E F, or small-graph small-window small-mappers (default: these)
 //
 //   A       N320 to an icosahedral mesh of level 6, graph transformer, 16 layers, 512 channels, 16 heads
 //   B       the same, 1024 channels
@@ -16,7 +16,9 @@
 //
 // 85 prognostic, 16 forcing and 4 diagnostic variables, two input steps, batch 1. A step is forward, loss, backward and
 // optimizer with the batch in the memory of the device; times are medians. Model FLOP/s count what backward repeats
-// only where it says so. --plan prints the memory that a GPU would need and needs none.
+// only where it says so; of ranks, all of them count. Of ranks one more update, not recorded, counts what each part of
+// the model sends and how long computation waits for it. --plan, with --ranks N for as many, prints the memory that a
+// GPU would need and needs none.
 #include <cblas.h>
 
 #include <CLI/CLI.hpp>
@@ -26,7 +28,9 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/engine/synthetic.h"
+#include "comm/traffic.h"
 #include "engine/memory_plan.h"
+#include "engine/rank_plan.h"
 #include "engine/step_prediction.h"
 #include "engine/training_step.h"
 #include "kernels/core/rng.h"
@@ -45,7 +49,7 @@ struct Options {
   std::vector<std::string> shapes{"small-graph", "small-window", "small-mappers"};
   std::string device = "auto", precision = "auto", recompute, residual, attention, out;
   int64_t encoder_chunks = 0, decoder_chunks = 0, chunks = 0, layers = 0, channels = 0, heads = 0;
-  int64_t steps = 5, warmup = 2;
+  int64_t steps = 5, warmup = 2, ranks = 1;
   bool plan = false, trace = false, eager = false, no_training = false, no_inference = false;
 };
 
@@ -224,11 +228,13 @@ Json plan(const ModelSetup& setup, const std::string& shape, Device device) {
 }
 
 struct Machine {
+  const ProcessGrid& ranks;
   Device device;
-  double products = 0;  ///< FLOP/s
+  double products = 0;  ///< FLOP/s of this device
+  double num_ranks() const { return double(ranks.world->size()); }
 };
 
-void report_time(Json& json, const std::vector<double>& seconds, int64_t flops, int64_t flops_without_recompute,
+void report_time(Json& json, const std::vector<double>& seconds, double flops, double flops_without_recompute,
                  const Machine& machine) {
   const double time = median(seconds);
   json["ms"] = time * 1e3;
@@ -237,23 +243,26 @@ void report_time(Json& json, const std::vector<double>& seconds, int64_t flops, 
   json["samples_per_s"] = 1 / time;
   json["tflops"] = double(flops_without_recompute) / time * 1e-12;
   json["tflops_with_recompute"] = double(flops) / time * 1e-12;
-  json["of_product_peak"] = double(flops_without_recompute) / time / machine.products;
+  json["of_product_peak"] = double(flops_without_recompute) / time / machine.products / machine.num_ranks();
   std::printf(
       "%-14s %-10s %-7s %-8s %10.2f ms  %8.3f samples/s  %9.3f TFLOP/s, with recompute %9.3f, %5.1f %% of %.3f\n",
       json["shape"].get<std::string>().c_str(), json["what"].get<std::string>().c_str(),
       json["precision"].get<std::string>().c_str(), json["mode"].get<std::string>().c_str(), time * 1e3, 1 / time,
       json["tflops"].get<double>(), json["tflops_with_recompute"].get<double>(),
-      100 * json["of_product_peak"].get<double>(), machine.products * 1e-12);
+      100 * json["of_product_peak"].get<double>(), machine.num_ranks() * machine.products * 1e-12);
 }
 
 void report_memory(Json& json, const Machine& machine, int64_t before, int64_t arena_planned, int64_t arena_used,
                    int64_t driver_before) {
   const int64_t now = machine.device.is_cuda() ? live_device_bytes() : live_bytes();
-  json["buffers_gib"] = double(now - before) / kGiB;
+  Communicator& world = *machine.ranks.world;
+  const bool as_planned = !world.any(arena_planned != arena_used);
+  const double most = double(world.largest(now - before)) / kGiB;  // of any rank
+  json["buffers_gib"] = most;
   json["arena_gib"] = double(arena_used) / kGiB;
-  json["arena_is_as_planned"] = arena_planned == arena_used;
-  std::printf("%14s buffers %.2f GiB, of which arena %.2f GiB, %s", "", double(now - before) / kGiB,
-              double(arena_used) / kGiB, arena_planned == arena_used ? "as planned" : "NOT AS PLANNED");
+  json["arena_is_as_planned"] = as_planned;
+  std::printf("%14s buffers %.2f GiB, of which arena %.2f GiB, %s", "", most, double(arena_used) / kGiB,
+              as_planned ? "as planned" : "NOT AS PLANNED");
   if (machine.device.is_cuda()) {
     const DeviceMemory memory = memory_of(machine.device);
     json["driver_gib"] = double(memory.total - memory.free - driver_before) / kGiB;
@@ -266,12 +275,43 @@ Json description(const ModelSetup& setup, const std::string& shape, const char* 
   const ModelConfig& model = setup.config.model;
   return {{"shape", shape},
           {"what", what},
+          {"ranks", machine.ranks.world->size()},
           {"mode", setup.config.cuda_graphs && machine.device.is_cuda() ? "replay" : "eager"},
           {"precision", to_string(setup.config.precision)},
           {"residual", to_string(model.residual_dtype)},
           {"recompute", to_string(model.recompute)},
           {"encoder_chunks", model.encoder.num_chunks},
           {"decoder_chunks", model.decoder.num_chunks}};
+}
+
+/// Which part of an update an owner's messages belong to.
+std::string part_of_owner(const std::string& owner) {
+  for (const char* part : {"weights", "gradients", "encoder", "processor", "decoder"})
+    if (owner.find(part) != std::string::npos) return part;
+  return "other";
+}
+
+/// Of one update, the messages of this rank by part of the model; `seconds` is what an update takes.
+void report_traffic(Json& json, Traffic& traffic, double seconds) {
+  std::map<std::string, Traffic::Entry> parts;
+  double waited = 0;
+  for (const auto& [owner, entry] : traffic.entries()) {
+    Traffic::Entry& part = parts[part_of_owner(owner)];
+    part.num_exchanges += entry.num_exchanges;
+    part.bytes_sent += entry.bytes_sent;
+    part.seconds_waited += entry.seconds_waited;
+    waited += entry.seconds_waited;
+  }
+  for (const auto& [name, part] : parts) {
+    json["traffic"][name] = {
+        {"exchanges", part.num_exchanges}, {"bytes_sent", part.bytes_sent}, {"ms_waited", part.seconds_waited * 1e3}};
+    std::printf("%14s %-10s %5lld exchanges, %10.3f MiB sent, waited %8.3f ms\n", "", name.c_str(),
+                static_cast<long long>(part.num_exchanges), double(part.bytes_sent) / (1 << 20),
+                part.seconds_waited * 1e3);
+  }
+  json["exposed_communication"] = waited / seconds;
+  std::printf("%14s computation waited %.3f ms for others, %.2f %% of an update\n", "", waited * 1e3,
+              100 * waited / seconds);
 }
 
 Json train(const ModelSetup& setup, const std::string& shape, const Options& options, const Waves& waves,
@@ -283,15 +323,18 @@ Json train(const ModelSetup& setup, const std::string& shape, const Options& opt
   const DeviceMemory driver = device.is_cuda() ? memory_of(device) : DeviceMemory{};
   Json json = description(setup, shape, "training", machine);
 
-  TrainingStep step(setup, device);
-  const TrainingStep::Work work = step.work(1, num_variables, 1);
+  TrainingStep step(setup, device, machine.ranks);
+  const Range cells = step.share().cells;
+  const TrainingStep::Work own_work = step.work(1, num_variables, 1);
+  double work[] = {double(own_work.flops), double(own_work.flops_without_recompute)};
+  machine.ranks.world->sum_values(work);
   const auto update = [&](Context& ctx, const FieldWindow& window, int64_t number) {
     step.update(
         ctx, [&] { return window; }, 1, number, 1e-5);
   };
-  const Shape window_shape{1, window_length(setup.config.data, 1), num_variables, setup.num_cells()};
+  const Shape window_shape{1, window_length(setup.config.data, 1), num_variables, cells.size()};
   const Arena::Peak peak = plan_peak(device.is_cuda() ? Device::planned_cuda() : device, [&](Context& ctx) {
-    TrainingStep planned(setup, ctx.device());
+    TrainingStep planned(setup, ctx.device(), machine.ranks);
     planned.update(
         ctx,
         [&] {
@@ -302,7 +345,7 @@ Json train(const ModelSetup& setup, const std::string& shape, const Options& opt
   step.materialise();
   Arena arena(Buffer::on(device, peak.bytes, "arena"));
   Context ctx(device, arena);
-  const WaveWindow batch(setup, waves, window_shape[1], 0, device);
+  const WaveWindow batch(setup, waves, window_shape[1], 0, device, cells);
 
   std::vector<double> seconds;
   double loss = 0;
@@ -313,10 +356,18 @@ Json train(const ModelSetup& setup, const std::string& shape, const Options& opt
     if (i >= options.warmup) seconds.push_back(outcome.seconds);
   }
   std::sort(seconds.begin(), seconds.end());
-  report_time(json, seconds, work.flops, work.flops_without_recompute, machine);
+  report_time(json, seconds, work[0], work[1], machine);
   report_memory(json, machine, before, peak.bytes, arena.peak_bytes(), driver.total - driver.free);
   json["loss"] = loss;
   BOREAS_CHECK(std::isfinite(loss), internal, "the loss of shape {} is {}", shape, loss);
+  if (machine.ranks.world->size() > 1) {
+    Traffic& traffic = Traffic::of(ctx);
+    traffic.set_counting(true);
+    update(ctx, batch.window, options.warmup + options.steps + 1);
+    step.collect();
+    traffic.set_counting(false);
+    report_traffic(json, traffic, median(seconds));
+  }
   if (options.trace) {
     Trace trace;
     ctx.trace = &trace;
@@ -337,13 +388,13 @@ Json infer(const ModelSetup& setup, const std::string& shape, const Options& opt
   const DeviceMemory driver = device.is_cuda() ? memory_of(device) : DeviceMemory{};
   Json json = description(setup, shape, "inference", machine);
 
-  StepModel model(setup, device);
+  StepModel model(setup, device, machine.ranks.model.get());
   const auto forward = [&](Context& ctx, const StepModel& of, const Tensor& x, const Tensor& y) {
     of.network().forward(ctx, {.x = x}, {.y = y}, nullptr);
   };
   Trace counted;
   const Arena::Peak peak = plan_peak(device.is_cuda() ? Device::planned_cuda() : device, [&](Context& ctx) {
-    const StepModel planned(setup, ctx.device());
+    const StepModel planned(setup, ctx.device(), machine.ranks.model.get());
     const auto tensor = [&](Shape size) { return Tensor(nullptr, planned.state_dtype(), size, ctx.device()); };
     ctx.trace = &counted;
     forward(ctx, planned, tensor(planned.input_shape(1)), tensor(planned.output_shape(1)));
@@ -363,7 +414,9 @@ Json infer(const ModelSetup& setup, const std::string& shape, const Options& opt
   Replay replay(setup.config.cuda_graphs);
   const std::vector<double> seconds =
       seconds_of(ctx, options.warmup, options.steps, [&] { replay.run(ctx, {0}, [&] { forward(ctx, model, x, y); }); });
-  report_time(json, seconds, counted.flops(), counted.flops(), machine);
+  double work[] = {double(counted.flops())};
+  machine.ranks.world->sum_values(work);
+  report_time(json, seconds, work[0], work[0], machine);
   report_memory(json, machine, before, peak.bytes, arena.peak_bytes(), driver.total - driver.free);
   if (options.trace) {
     Trace trace;
@@ -375,17 +428,28 @@ Json infer(const ModelSetup& setup, const std::string& shape, const Options& opt
   return json;
 }
 
-int run_all(const Options& options) {
-  Machine machine;
+void run_all(const Options& options, const ProcessGrid& ranks) {
+  const Communicator& world = *ranks.world;
   const bool on_gpu = options.device == "cuda" || (options.device == "auto" && why_no_cuda().empty());
-  machine.device = options.plan ? Device::planned_cuda() : on_gpu ? Device::cuda(0) : Device::cpu();
   if (on_gpu && !options.plan) BOREAS_CHECK(why_no_cuda().empty(), unsupported, "{}", why_no_cuda());
+  Machine machine{.ranks = ranks, .device = Device::cpu()};
+  if (options.plan)
+    machine.device = Device::planned_cuda();
+  else if (on_gpu)
+    machine.device = Device::cuda(world.local_rank() % num_cuda_devices());
+  if (!options.plan) ranks.connect(machine.device);
+  if (world.rank() > 0) BOREAS_CHECK(std::freopen("/dev/null", "w", stdout), io, "/dev/null cannot be opened");
   Json results = Json::array();
   for (const std::string& shape : options.shapes) {
     const auto begin = std::chrono::steady_clock::now();
-    const ModelSetup setup = setup_of(shape, config_of(shape, options, machine.device));
+    ModelSetup setup = setup_of(shape, config_of(shape, options, machine.device));
     std::printf("%s: graph in %.1f s\n", shape.c_str(),
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    if (options.plan && options.ranks > 1) {
+      std::printf("%s", plan_ranks(setup, machine.device, options.ranks).table().c_str());
+      continue;
+    }
+    if (world.size() > 1) setup.graph = part_of(setup.graph, world.rank(), world.size());
     if (options.plan) {
       results.push_back(plan(setup, shape, machine.device));
       continue;
@@ -398,7 +462,7 @@ int run_all(const Options& options) {
       results.push_back(train(setup, shape, options, Waves(setup.latitudes, setup.longitudes), machine));
     std::fflush(stdout);
   }
-  if (!options.out.empty())
+  if (!options.out.empty() && world.rank() == 0)
     std::ofstream(options.out) << Json{{"hardware", machine.device.is_cuda() && !options.plan ? name_of(machine.device)
                                                     : options.plan                            ? "none (planned)"
                                                                                               : "cpu"},
@@ -406,7 +470,6 @@ int run_all(const Options& options) {
                                        {"results", results}}
                                       .dump(1)
                                << "\n";
-  return 0;
 }
 
 }  // namespace
@@ -436,8 +499,15 @@ int main(int argc, char** argv) try {
   app.add_flag("--eager", options.eager, "launch every kernel, no recordings");
   app.add_flag("--no-training", options.no_training);
   app.add_flag("--no-inference", options.no_inference);
+  app.add_option("--ranks", options.ranks, "of --plan");
   CLI11_PARSE(app, argc, argv);
-  return boreas::bench::run_all(options);
+  const boreas::ProcessGrid ranks = boreas::ProcessGrid::make(boreas::make_world_communicator(), 0);
+  try {
+    boreas::bench::run_all(options, ranks);
+  } catch (const std::exception& error) {
+    ranks.world->abort(error.what());
+  }
+  return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 1;

@@ -109,18 +109,20 @@ inline ModelSetup wave_setup(const RunConfig& config, const NodeSet& nodes, int6
   return setup;
 }
 
-/// f32 [1, times, variables, cells] of waves from time `first` on, on a device.
+/// f32 [1, times, variables, cells] of waves from time `first` on, on a device; of all cells, or a rank's.
 class WaveWindow {
  public:
   WaveWindow(const ModelSetup& setup, const Waves& waves, int64_t num_times, int64_t first, Device device)
-      : storage_(Buffer::on(device, num_times * setup.variables.size() * setup.num_cells() * 4, "batch")) {
-    const int64_t num_variables = setup.variables.size(), num_cells = setup.num_cells();
-    window.fields = storage_.tensor(DType::f32, {1, num_times, num_variables, num_cells});
-    std::vector<float> field(size_t(num_cells), 0);
+      : WaveWindow(setup, waves, num_times, first, device, {0, setup.num_cells()}) {}
+  WaveWindow(const ModelSetup& setup, const Waves& waves, int64_t num_times, int64_t first, Device device, Range cells)
+      : storage_(Buffer::on(device, num_times * setup.variables.size() * cells.size() * 4, "batch")) {
+    const int64_t num_variables = setup.variables.size();
+    window.fields = storage_.tensor(DType::f32, {1, num_times, num_variables, cells.size()});
+    std::vector<float> field(size_t(setup.num_cells()), 0);
     for (int64_t t = 0; t < num_times; ++t)
       for (int64_t v = 0; v < num_variables; ++v) {
         waves.fill(v, double(first + t), field.data());
-        copy_now(window.at(0, t).row<float>(v), device, field.data(), Device::cpu(), num_cells * 4);
+        copy_now(window.at(0, t).row<float>(v), device, field.data() + cells.begin, Device::cpu(), cells.size() * 4);
       }
   }
   FieldWindow window;

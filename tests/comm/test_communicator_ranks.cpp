@@ -1,6 +1,7 @@
 #include "comm/communicator.h"
 
 #include "comm/row_exchange.h"
+#include "comm/traffic.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tolerances.h"
@@ -189,8 +190,26 @@ TEST(RowExchangeRanks, SendsOnlyWhatIsNeeded) {
   EXPECT_EQ(exchange.num_sent(), me + 1 < ranks ? 1 : 0);
   Workspace w;
   const int64_t before = world().bytes_sent();
-  exchange.forward(w.ctx, w.random(DType::f32, {exchange.num_rows(), 8}));
-  EXPECT_EQ(world().bytes_sent() - before, exchange.num_sent() * 8 * 4);
+  const Tensor rows = w.random(DType::f32, {exchange.num_rows(), 8});
+  Traffic& traffic = Traffic::of(w.ctx);
+  exchange.forward(w.ctx, rows);
+  EXPECT_TRUE(traffic.entries().empty());
+  traffic.set_counting(true);
+  {
+    const OwnerScope owner(w.ctx, "encoder");
+    exchange.forward(w.ctx, rows);
+  }
+  traffic.set_counting(false);
+  exchange.forward(w.ctx, rows);
+  EXPECT_EQ(world().bytes_sent() - before, 3 * exchange.num_sent() * 8 * 4);
+  if (ranks == 1) return;
+  const auto& entries = traffic.entries();
+  ASSERT_EQ(entries.size(), 1u);
+  const auto& [owner, entry] = *entries.begin();
+  EXPECT_EQ(owner, "encoder");
+  EXPECT_EQ(entry.num_exchanges, 1);
+  EXPECT_EQ(entry.bytes_sent, exchange.num_sent() * 8 * 4);
+  EXPECT_GT(entry.seconds_waited, 0);
 }
 
 }  // namespace
