@@ -204,11 +204,18 @@ std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::s
   const DatasetReader& reader = trained.reader;
   std::optional<Progress> progress;
   int64_t reported = 0;
-  const Evaluation evaluation = evaluate(model, reader, config.evaluation, [&](int64_t done, int64_t total) {
-    if (ranks.rank() > 0) return;
-    if (!progress) progress.emplace("evaluate", total, "forecasts");
-    progress->advance(done - std::exchange(reported, done));
-  });
+  std::optional<MapRenderer> renderer;  // of rank 0, to which ranks send the cells that are seen
+  if (ranks.rank() == 0) renderer.emplace(reader.latitudes(), reader.longitudes());
+  const std::vector<int64_t> map_cells = ranks.all_to_all(std::vector<std::vector<int64_t>>(
+      size_t(ranks.size()), renderer ? renderer->cells() : std::vector<int64_t>()))[0];
+  const Evaluation evaluation = evaluate(
+      model, reader, config.evaluation,
+      [&](int64_t done, int64_t total) {
+        if (ranks.rank() > 0) return;
+        if (!progress) progress.emplace("evaluate", total, "forecasts");
+        progress->advance(done - std::exchange(reported, done));
+      },
+      map_cells);
   if (progress) progress->finish();
   if (ranks.rank() > 0) {
     ranks.barrier();  // the files are whole
@@ -229,8 +236,7 @@ std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::s
 
   Report report;
   report.title = "boreas: forecasts of " + fs::path(config.data.dataset.path).stem().string();
-  const MapRenderer renderer(reader.latitudes(), reader.longitudes());
-  for (const Evaluation::Map& map : evaluation.maps) report.maps.push_back(draw_maps(renderer, map, map_folder));
+  for (const Evaluation::Map& map : evaluation.maps) report.maps.push_back(draw_maps(*renderer, map, map_folder));
   report.scores = evaluation.scores;
   report.lead_unit = "1 step = " + format_step(reader.step());
   report.training_curve = read_training_curve((folder / "metrics.jsonl").string());

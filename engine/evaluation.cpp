@@ -24,7 +24,7 @@ bool has_inputs(const DatasetReader& reader, int64_t start, int64_t num_input_st
 }  // namespace
 
 Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const EvaluationConfig& config,
-                    const std::function<void(int64_t, int64_t)>& progress) {
+                    const std::function<void(int64_t, int64_t)>& progress, std::span<const int64_t> map_cells) {
   BOREAS_CHECK(config.lead_steps >= 1, config, "evaluation.lead_steps is {}; expected at least 1", config.lead_steps);
   Evaluation result;
   const std::vector<int64_t>& dates = reader.dates();
@@ -60,8 +60,8 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const E
   const auto field = [&](const float* fields, size_t v) {
     return std::span<const float>(fields + v * field_size, size_t(field_size));
   };
-  CellGather gather(model);
-  const auto whole = [&](std::span<const float> own) {
+  CellGather gather = map_cells.empty() ? CellGather(model) : CellGather(model, map_cells);
+  const auto shown = [&](std::span<const float> own) {
     const std::span<const float> all = gather(own);
     return std::vector<float>(all.begin(), all.end());
   };
@@ -83,7 +83,7 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const E
                   field(initial.data(), v));
         if (lead == 1 && target < result.targets.begin + config.num_map_dates) {
           Evaluation::Map map{
-              names[v], units[v], lead, valid_date, whole(field(fields.data(), v)), whole(field(truth.data(), v))};
+              names[v], units[v], lead, valid_date, shown(field(fields.data(), v)), shown(field(truth.data(), v))};
           if (model.ranks().rank() == 0) result.maps.push_back(std::move(map));
         }
       }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@ struct Evaluation {
   struct Map {
     std::string variable, units;
     int64_t lead_steps = 0, valid_date = 0;
-    std::vector<float> forecast, truth;  ///< of all cells
+    std::vector<float> forecast, truth;  ///< of the cells asked for
   };
   std::vector<ForecastScore> scores;
   std::vector<Map> maps;  ///< by date, then variable: lead 1 on the first dates that are verified; rank 0 has them
@@ -26,8 +27,9 @@ struct Evaluation {
 /// Forecasts to every verification date at lead 1 .. lead_steps: a lead of L starts L steps before its target, so all
 /// lead times are verified on the same dates. Dates whose truth or initial state the dataset lacks are left out. Throws
 /// config if no date is left, or if the climatology period overlaps the verification dates. All ranks of the model call
-/// this together, and get the same scores.
+/// this together, and get the same scores. `map_cells`: those that maps show, ascending; empty: all.
 Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const EvaluationConfig& config,
-                    const std::function<void(int64_t done, int64_t total)>& progress = {});
+                    const std::function<void(int64_t done, int64_t total)>& progress = {},
+                    std::span<const int64_t> map_cells = {});
 
 }  // namespace boreas

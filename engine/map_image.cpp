@@ -126,7 +126,7 @@ double round_up(double x) {
 }  // namespace
 
 MapRenderer::MapRenderer(std::span<const double> latitudes, std::span<const double> longitudes, int width)
-    : width_(width), height_(width / 2), num_cells_(latitudes.size()), cell_of_(size_t(width_) * height_) {
+    : width_(width), height_(width / 2), cell_of_(size_t(width_) * height_) {
   BOREAS_CHECK(!latitudes.empty() && latitudes.size() == longitudes.size(), shape,
                "a map needs as many latitudes as longitudes, not {} and {}", latitudes.size(), longitudes.size());
   UnitVectors cells;
@@ -144,11 +144,15 @@ MapRenderer::MapRenderer(std::span<const double> latitudes, std::span<const doub
       tree.knnSearch(point.data(), 1, &nearest, &distance);
       cell_of_[size_t(y) * width_ + x] = int32_t(nearest);
     }
+  cells_.assign(cell_of_.begin(), cell_of_.end());
+  std::sort(cells_.begin(), cells_.end());
+  cells_.erase(std::unique(cells_.begin(), cells_.end()), cells_.end());
+  for (int32_t& cell : cell_of_) cell = int32_t(std::lower_bound(cells_.begin(), cells_.end(), cell) - cells_.begin());
 }
 
 std::vector<uint8_t> MapRenderer::render(std::span<const float> values, const Style& style) const {
-  BOREAS_CHECK(values.size() == num_cells_, shape, "map '{}': the field has {} values but the grid {} cells",
-               style.title, values.size(), num_cells_);
+  BOREAS_CHECK(values.size() == cells_.size(), shape, "map '{}': the field has {} values but {} cells are seen",
+               style.title, values.size(), cells_.size());
   const int scale = std::max(1, width_ / 360), text_height = 5 * scale, margin = 6 * scale;
   const int map_top = 2 * margin + text_height, bar_top = map_top + height_ + margin, bar_height = 6 * scale;
   Canvas canvas(width_, bar_top + bar_height + margin + text_height + margin);

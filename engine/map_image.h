@@ -24,14 +24,16 @@ class MapRenderer {
     double minimum = 0, maximum = 1;  ///< ends of the colour bar; values beyond take the end's colour
     Palette palette = Palette::diverging;
   };
-  /// The picture as the bytes of a PNG file: title, map, colour bar with ticks. Throws unsupported in a build without
-  /// libpng, shape if `values` has another number of cells.
+  /// The cells that are seen, ascending: at most one for each pixel.
+  const std::vector<int64_t>& cells() const { return cells_; }
+  /// The picture as the bytes of a PNG file: title, map, colour bar with ticks; `values`: of the cells that are seen.
+  /// Throws unsupported in a build without libpng, shape if there are more or less.
   std::vector<uint8_t> render(std::span<const float> values, const Style& style) const;
 
  private:
   int width_, height_;
-  size_t num_cells_;
-  std::vector<int32_t> cell_of_;  // [height * width]
+  std::vector<int64_t> cells_;
+  std::vector<int32_t> cell_of_;  // [height * width], in cells_
 };
 
 /// Round limits for a colour bar over all these fields: symmetric around zero if `symmetric`.

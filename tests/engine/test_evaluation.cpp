@@ -145,6 +145,11 @@ TEST(Evaluation, MapsShowTheFirstTargetsAtLeadOne) {
     for (int64_t c = 0; c < data.num_cells(); ++c)
       EXPECT_EQ(map.truth[size_t(c)], variable.value(30 + int64_t(i / 3), c));
   }
+  const std::vector<int64_t> some = {3, 4, 70};
+  const Evaluation of_some = evaluate(world.model, world.reader, config, {}, some);
+  for (size_t i = 0; i < 6; ++i)
+    for (size_t k = 0; k < some.size(); ++k)
+      EXPECT_EQ(of_some.maps[i].forecast.at(k), evaluation.maps[i].forecast[size_t(some[k])]);
   config.num_map_dates = 0;
   EXPECT_TRUE(evaluate(world.model, world.reader, config).maps.empty());
 }

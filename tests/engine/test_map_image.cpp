@@ -47,6 +47,20 @@ TEST(MapImage, PixelsTakeTheColourOfTheNearestCell) {
   EXPECT_EQ(picture.at(230, kMapTop + 140), (std::array<int, 3>{190, 190, 190})) << "missing values are grey";
 }
 
+TEST(MapImage, OnlyCellsThatAreSeenAreNeeded) {
+  Cells cells;
+  cells.latitudes.insert(cells.latitudes.begin() + 1, 80);
+  cells.longitudes.insert(cells.longitudes.begin() + 1, 10);
+  cells.latitudes.insert(cells.latitudes.begin() + 1, 45.000001);  // between the centres of pixels
+  cells.longitudes.insert(cells.longitudes.begin() + 1, -135.000001);
+  const MapRenderer renderer(cells.latitudes, cells.longitudes, 24);
+  ASSERT_LT(renderer.cells().size(), 11U);
+  EXPECT_TRUE(std::is_sorted(renderer.cells().begin(), renderer.cells().end()));
+  EXPECT_EQ(renderer.cells().back(), 9);
+  std::vector<float> seen(renderer.cells().size(), 0);
+  EXPECT_FALSE(renderer.render(seen, {"", "", -1, 1, Palette::diverging}).empty());
+}
+
 TEST(MapImage, TitleIsDrawn) {
   const Cells cells;
   const MapRenderer renderer(cells.latitudes, cells.longitudes, 360);
@@ -69,7 +83,7 @@ TEST(MapImage, WrongNumberOfValuesIsAnError) {
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::shape);
-    EXPECT_NE(std::string(error.what()).find("3 values but the grid 8 cells"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("3 values but 8 cells are seen"), std::string::npos) << error.what();
   }
 }
 

@@ -105,7 +105,16 @@ TEST_F(MpiRun, FromTrainingToScores) {
   EXPECT_EQ(lines_of(read_text_file(folder / "run/metrics.jsonl")).size(), 4U);
   EXPECT_EQ(succeed_on(3, "forecast config.yaml"), "wrote run/winds.zarr\n");
   const std::string scores = succeed_on(2, "evaluate config.yaml");
+  const auto maps_of_truth = [&] {
+    std::map<std::string, std::string> maps;
+    for (const auto& file : fs::directory_iterator(folder / "run/maps"))
+      if (file.path().stem().string().ends_with("truth")) maps[file.path()] = read_text_file(file.path());
+    return maps;
+  };
+  const auto maps = maps_of_truth();
   EXPECT_EQ(scores, succeed("evaluate config.yaml").out);
+  EXPECT_FALSE(maps.empty());
+  EXPECT_TRUE(maps == maps_of_truth());
   succeed("train config.yaml --resume --set training.max_steps=6");
   succeed_on(4, "train config.yaml --resume --set training.max_steps=8 --set parallel.model_ranks=2");
   EXPECT_TRUE(fs::exists(folder / "run/checkpoints/step_00000008.h5"));
