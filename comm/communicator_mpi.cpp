@@ -14,7 +14,7 @@
 #include <optional>
 #include <thread>
 
-#include "comm/communicator.h"
+#include "comm/host_communicator.h"
 #include "comm/nccl_group.h"
 
 namespace boreas {
@@ -131,24 +131,22 @@ class Watchdog {
 };
 
 /// MPI from the first communicator to the last, the groups of NCCL, and the watchdog, which needs an MPI that several
-/// threads may call.
+/// threads may call. In a host program MPI is the host's, and there is no watchdog, which would end it.
 class Runtime {
  public:
+  explicit Runtime(MPI_Comm host) : is_guest_(true) { count_neighbours(host); }
   Runtime() {
     int provided = 0, provided_everywhere = 0;  // more than one thread calls MPI because of the watchdog
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm neighbours = MPI_COMM_NULL;
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
-    MPI_Comm_rank(neighbours, &local_rank_);
-    MPI_Comm_free(&neighbours);
+    count_neighbours(MPI_COMM_WORLD);
     MPI_Allreduce(&provided, &provided_everywhere, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
     if (provided_everywhere == MPI_THREAD_MULTIPLE) watchdog_.emplace([this] { return failure(); });
   }
   ~Runtime() {
     watchdog_.reset();
     groups_.clear();
-    MPI_Finalize();
+    if (!is_guest_) MPI_Finalize();
   }
   Runtime(const Runtime&) = delete;
 
@@ -168,6 +166,12 @@ class Runtime {
   }
 
  private:
+  void count_neighbours(MPI_Comm comm) {
+    MPI_Comm neighbours = MPI_COMM_NULL;
+    MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
+    MPI_Comm_rank(neighbours, &local_rank_);
+    MPI_Comm_free(&neighbours);
+  }
   std::string failure() {
     const std::lock_guard lock(mutex_);
     for (const auto& [members, group] : groups_)
@@ -176,6 +180,7 @@ class Runtime {
     return {};
   }
 
+  bool is_guest_ = false;
   int local_rank_ = 0;
   std::mutex mutex_;
   std::map<std::vector<int64_t>, std::shared_ptr<NcclGroup>> groups_;
@@ -190,7 +195,9 @@ class Mpi final : public Communicator {
     MPI_Comm_rank(MPI_COMM_WORLD, &world_rank_);
   }
   ~Mpi() override {
-    if (comm_ != MPI_COMM_WORLD) MPI_Comm_free(&comm_);
+    int finalized = 0;  // a host may end MPI first
+    MPI_Finalized(&finalized);
+    if (comm_ != MPI_COMM_WORLD && !finalized) MPI_Comm_free(&comm_);
   }
 
   int rank() const override { return rank_; }
@@ -285,6 +292,31 @@ class Mpi final : public Communicator {
   std::shared_ptr<NcclGroup> nccl_;
 };
 
+std::unique_ptr<Communicator> communicator_of(MPI_Comm host) {
+  BOREAS_CHECK(host != MPI_COMM_NULL, invalid_argument,
+               "the communicator is MPI_COMM_NULL; give one that this rank belongs to");
+  MPI_Comm own = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_dup(host, &own), "MPI_Comm_dup");
+  MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
+  return std::make_unique<Mpi>(std::make_shared<Runtime>(own), own);
+}
+
+void check_mpi_runs() {
+  int initialized = 0, finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  BOREAS_CHECK(initialized && !finalized, invalid_argument, "a communicator was given but MPI {}; call this {}",
+               finalized ? "has ended" : "was not started", finalized ? "before MPI_Finalize" : "after MPI_Init");
+}
+
+#else
+
+[[noreturn]] void fail_without_mpi() {
+  BOREAS_FAIL(unsupported,
+              "a communicator was given, but this build of boreas has no MPI: install libopenmpi-dev and build again, "
+              "or give none");
+}
+
 #endif
 
 }  // namespace
@@ -299,6 +331,26 @@ std::unique_ptr<Communicator> make_world_communicator() {
                ranks);
 #endif
   return make_single_rank_communicator();
+}
+
+std::unique_ptr<Communicator> make_host_communicator(const void* comm) {
+  BOREAS_CHECK(comm, invalid_argument, "the address of the communicator is null");
+#ifdef BOREAS_WITH_MPI
+  check_mpi_runs();
+  return communicator_of(*static_cast<const MPI_Comm*>(comm));
+#else
+  fail_without_mpi();
+#endif
+}
+
+std::unique_ptr<Communicator> make_host_communicator(int fortran_comm) {
+#ifdef BOREAS_WITH_MPI
+  check_mpi_runs();
+  return communicator_of(MPI_Comm_f2c(fortran_comm));
+#else
+  (void)fortran_comm;
+  fail_without_mpi();
+#endif
 }
 
 }  // namespace boreas

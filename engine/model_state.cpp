@@ -4,6 +4,8 @@
 
 #include "engine/training_step.h"
 #include "io/forcings.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/reduce/reduce.h"
 
 namespace boreas {
 
@@ -69,7 +71,9 @@ void ModelState::begin(int64_t start_date) {
   num_steps_ = 0;
   begun_ = true;
   prepared_ = false;
+  sources_.clear();
   std::fill(initial_given_.begin(), initial_given_.end(), 0);
+  std::fill(forcing_given_.begin(), forcing_given_.end(), 0);
 }
 
 int64_t ModelState::initial_date(int64_t time) const {
@@ -94,6 +98,7 @@ std::span<float> ModelState::place(const FieldWindow& window, std::vector<uint8_
   if (prepared_) uploaded_.synchronize();
   prepared_ = false;
   given[size_t(time * model_.variables().size() + variable)] = 1;
+  std::erase_if(sources_, [&](const Source& source) { return source.variable == variable && source.time == time; });
   const Tensor fields = window.at(0, time);
   return {fields.row<float>(variable), size_t(fields.cols())};
 }
@@ -104,6 +109,38 @@ std::span<float> ModelState::initial(int64_t variable, int64_t time) {
 
 std::span<float> ModelState::forcing(int64_t variable, int64_t time) {
   return place(staging_.forcings, forcing_given_, variable, time, num_steps_ > 0 && needs_forcing(variable));
+}
+
+void ModelState::use_initial(int64_t variable, int64_t time, const Tensor& values) {
+  use(initial(variable, time), {variable, time, values});
+}
+
+void ModelState::use_forcing(int64_t variable, int64_t time, const Tensor& values) {
+  use(forcing(variable, time), {variable, time, values});
+}
+
+void ModelState::use(std::span<float> place, const Source& source) {
+  BOREAS_CHECK(source.values.device() == model_.device() && source.values.size() == int64_t(place.size()) &&
+                   !model_.preprocess().imputes_any(),
+               invalid_argument,
+               "a field used where it lies is {}; expected f32 [1, {}] on {}, of a model without imputer",
+               to_string(source.values), place.size(), to_string(model_.device()));
+  std::fill(place.begin(), place.end(), 0.0F);
+  sources_.push_back(source);
+}
+
+void ModelState::check_sources() {
+  for (const Source& source : sources_) {
+    const Scope scope(ctx_);
+    const Tensor count = ctx_.alloc(Keep::scratch, DType::i64, {1});
+    run(ctx_, CountNonFinite{.x = source.values, .out = count});
+    int64_t num_bad = 0;
+    ctx_.compute().synchronize();
+    copy_now(&num_bad, Device::cpu(), count.data(), count.device(), 8);
+    BOREAS_CHECK(num_bad == 0, corrupt_data, "{}: variable '{}' is NaN or infinite in {} of {} cells",
+                 format_date(num_steps_ == 0 ? initial_date(source.time) : forcing_date(source.time)),
+                 model_.variables().name(source.variable), num_bad, source.values.size());
+  }
 }
 
 void ModelState::complete(const Tensor& fields, std::span<const uint8_t> given, int64_t date, bool initial) {
@@ -141,6 +178,7 @@ void ModelState::prepare() {
   for (int64_t t = 0; t < window.num_times(); ++t)
     complete(window.at(0, t), std::span(given).subspan(size_t(t * num_variables), size_t(num_variables)),
              initial ? initial_date(t) : forcing_date(t), initial);
+  check_sources();
   if (initial) {
     const Tensor latest = window.at(0, window.num_times() - 1);
     for (int64_t t = 0; t < staging_.forcings.num_times(); ++t)  // constants are taken once
@@ -153,6 +191,12 @@ void ModelState::prepare() {
       for (int64_t v = 0; v < num_variables; ++v)
         if (needs_forcing(v)) upload(on_device_.forcings.at(0, t).slice({v, v + 1}), window.at(0, t).slice({v, v + 1}));
   }
+  for (const Source& source : sources_)  // initial values are read by step, those that later steps need are kept
+    if (!initial || source.time + 1 == window.num_times())
+      for (int64_t t = 0; t < staging_.forcings.num_times(); ++t)
+        if (initial || t == source.time)
+          copy_bytes(ctx_.compute(), on_device_.forcings.at(0, t).row<float>(source.variable), ctx_.device(),
+                     source.values.data(), ctx_.device(), source.values.bytes());
   uploaded_.record(ctx_.compute());
   prepared_ = true;
 }
@@ -160,10 +204,13 @@ void ModelState::prepare() {
 void ModelState::step() {
   prepare();
   const bool first = num_steps_ == 0;
-  if (first)
+  if (first) {
     model_.start(ctx_, on_device_.initial, states_.x);
-  else
+    for (const Source& source : sources_) model_.start(ctx_, source.values, source.variable, source.time, states_.x);
+  } else {
     std::swap(states_.x, states_.x_next);
+  }
+  sources_.clear();
   replay_.run(ctx_, {key_of(states_.x.data()), first}, [&] { compute(ctx_, model_, states_, on_device_, first); });
   ++num_steps_;
   prepared_ = false;

@@ -49,6 +49,11 @@ class ModelState {
   std::span<float> initial(int64_t variable, int64_t time);
   std::span<float> forcing(int64_t variable, int64_t time);
 
+  /// The same of values that lie on the model's device, f32 [1, cells], without missing ones: they are read where they
+  /// are, and must stay until the next step is done. Not where the model imputes.
+  void use_initial(int64_t variable, int64_t time, const Tensor& values);
+  void use_forcing(int64_t variable, int64_t time, const Tensor& values);
+
   /// Checks and completes what was given, as step does at its begin; of this rank only. Throws invalid_argument naming
   /// what is lacking, and corrupt_data for a value that is not finite and not imputed, naming variable and date.
   void prepare();
@@ -86,6 +91,13 @@ class ModelState {
                          bool needed);
   void complete(const Tensor& fields, std::span<const uint8_t> given, int64_t date, bool initial);
   void upload(const Tensor& to, const Tensor& from);
+  // A field that lies on the device.
+  struct Source {
+    int64_t variable, time;
+    Tensor values;
+  };
+  void use(std::span<float> place, const Source& source);
+  void check_sources();
 
   const StepModel& model_;
   std::vector<double> latitudes_, longitudes_;  // of this rank's cells
@@ -98,6 +110,7 @@ class ModelState {
   Replay replay_;
   States states_;
   std::vector<uint8_t> initial_given_, forcing_given_;  // by time and variable
+  std::vector<Source> sources_;                         // of the next step
   int64_t start_date_ = 0, num_steps_ = 0;
   bool begun_ = false, prepared_ = false;
 };

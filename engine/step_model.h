@@ -62,6 +62,8 @@ class StepModel {
   void set_predicted(Range rows) { predicted_ = rows; }
 
   void start(Context& ctx, const FieldWindow& window, const Tensor& x) const;
+  /// One variable of one item at one time, from f32 [1, cells].
+  void start(Context& ctx, const Tensor& values, int64_t variable, int64_t time, const Tensor& x) const;
   /// `x_next` and x do not overlap.
   void advance(Context& ctx, const Tensor& x, const Tensor& y, const FieldWindow& window, int64_t first_time,
                const Tensor& x_next) const;

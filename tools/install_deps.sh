@@ -11,7 +11,7 @@ packages=(cmake ninja-build g++ pkg-config libopenblas-openmp-dev libfmt-dev lib
 for option in "$@"; do
   case "$option" in
     --data) packages+=(ferret-datasets) ;;
-    --tests) packages+=(libgtest-dev libbenchmark-dev clang-format netcdf-bin) ;;
+    --tests) packages+=(gfortran libgtest-dev libbenchmark-dev clang-format netcdf-bin) ;;
     *) echo "usage: $0 [--data] [--tests]" >&2; exit 2 ;;
   esac
 done

@@ -1,5 +1,6 @@
 #include "comm/communicator.h"
 
+#include "comm/cell_exchange.h"
 #include "comm/row_exchange.h"
 #include "comm/traffic.h"
 #include "tests/support/fixtures.h"
@@ -210,6 +211,36 @@ TEST(RowExchangeRanks, SendsOnlyWhatIsNeeded) {
   EXPECT_EQ(entry.num_exchanges, 1);
   EXPECT_EQ(entry.bytes_sent, exchange.num_sent() * 8 * 4);
   EXPECT_GT(entry.seconds_waited, 0);
+}
+
+TEST(CellExchangeRanks, MovesFieldsBothWaysWhateverTheHostsCells) {
+  const int ranks = world().size(), me = world().rank();
+  constexpr int64_t kCells = 53;
+  const Range own = Partition::balanced(kCells, ranks)[me];
+  std::vector<int64_t> cells;  // in no order, on some rank or other
+  for (int64_t i = 0; i < kCells; ++i)
+    if (const int64_t cell = 17 * i % kCells; cell * cell % 11 % ranks == me) cells.push_back(cell);
+  const CellExchange exchange(world(), own, kCells, cells);
+  const auto value = [](int64_t field, int64_t cell) { return float(1000 * field + cell); };
+  std::vector<std::vector<float>> host(3), model(3, std::vector<float>(size_t(own.size()))), back(3);
+  std::vector<const float*> from;
+  std::vector<float*> to, home;
+  for (size_t f = 0; f < 3; ++f) {
+    for (const int64_t cell : cells) host[f].push_back(value(int64_t(f), cell));
+    back[f].resize(cells.size());
+    from.push_back(host[f].data()), to.push_back(model[f].data()), home.push_back(back[f].data());
+  }
+  exchange.to_model(from, to);
+  for (size_t f = 0; f < 3; ++f)
+    for (int64_t c = 0; c < own.size(); ++c) EXPECT_EQ(model[f][size_t(c)], value(int64_t(f), own.begin + c));
+  exchange.to_host(std::vector<const float*>(to.begin(), to.end()), home);
+  EXPECT_EQ(back, host);
+
+  // What is wrong on one rank is an error on all.
+  if (me == ranks - 1) cells.push_back(kCells);
+  EXPECT_THROW(CellExchange(world(), own, kCells, cells), Error);
+  if (me == ranks - 1) cells.back() = cells.front();
+  EXPECT_THROW(CellExchange(world(), own, kCells, cells), Error);
 }
 
 }  // namespace

@@ -81,7 +81,7 @@ TEST(Layering, EveryIncludeIsAllowed) {
 
 TEST(Layering, OnlyDeviceFilesSeeCuda) {
   const std::regex device_file(
-      R"((_cuda\.cu|_sm\d+\.cu|\.cuh|kernels/core/(device|buffer)\.cpp|comm/nccl_group\.cpp)$)");
+      R"((_cuda\.cu|_sm\d+\.cu|\.cuh|kernels/core/(device|buffer|host_stream)\.cpp|comm/nccl_group\.cpp)$)");
   for (const char* folder : {"kernels", "comm", "io", "models", "engine"})
     for (const auto& [file, target, quoted] : includes_below(folder))
       if (target.find("cuda_") == 0 || target.find("cublas") == 0 || target == "nccl.h" || target == "cuda.h") {
