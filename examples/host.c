@@ -50,7 +50,8 @@ int main(int argc, char** argv) {
       if (step > 0 && (variable.role != BOREAS_FORCING || variable.is_constant)) continue;
       boreas_field field = {sizeof field, variable.name, variable.units, BOREAS_F64, BOREAS_HOST, count, 1, values};
       for (int64_t t = step == 0 ? info.num_input_times - 1 : 0; t >= 0; --t) {
-        for (int64_t i = 0; i < count; ++i) values[i] = host_value(&variable, v, cells[i], date - t * info.step_seconds);
+        for (int64_t i = 0; i < count; ++i)
+          values[i] = host_value(&variable, v, cells[i], date - t * info.step_seconds);
         check(boreas_state_set(state, date - t * info.step_seconds, &field));
       }
     }
