@@ -67,14 +67,19 @@ int64_t Mapper::num_items(const Inputs& in) const {
   return items;
 }
 
-Tensor Mapper::all_sources(Context& ctx, const Tensor& x_src, int64_t item, Keep keep) const {
+void Mapper::start_sources(Context& ctx, const Tensor& x_src, int64_t item, Keep keep, Item& to) const {
   const int64_t n = sources_.own().size();
   const Tensor own = x_src.slice({item * n, (item + 1) * n});
-  if (sources_.is_local()) return own;
-  const Tensor all = alloc_aligned_rows(ctx, keep, x_src.dtype(), sources_.num_rows(), x_src.cols());
-  run(ctx, Copy{.x = own, .y = all.slice(sources_.own())});
-  sources_.forward(ctx, all);
-  return all;
+  to.x_src = own;
+  if (sources_.is_local()) return;
+  to.x_src = alloc_aligned_rows(ctx, keep, x_src.dtype(), sources_.num_rows(), x_src.cols());
+  run(ctx, Copy{.x = own, .y = to.x_src.slice(sources_.own())});
+  to.on_its_way.emplace(sources_.start_forward(ctx, to.x_src));
+}
+
+void Mapper::finish_sources(Context& ctx, Item& item) const {
+  if (item.on_its_way) sources_.finish_forward(ctx, *item.on_its_way);
+  item.on_its_way.reset();
 }
 
 Tensor Mapper::gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) const {
@@ -195,15 +200,15 @@ void Mapper::attend_backward(Context& ctx, const EdgeAttention::Arguments& in, c
   heads_->scatter(ctx, d, d_in.q, d_in.k, d_in.v);
 }
 
-void Mapper::forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const Tensor& y,
-                           ChunkSaved* saved) const {
+void Mapper::forward_chunk(Context& ctx, const Subgraph& chunk, Item& item, const Tensor& y, ChunkSaved* saved) const {
   ChunkSaved s{.begin = ctx.arena().mark(Keep::saved), .brief = saved && saved->brief};
   const Scope scope(ctx);
   const Keep keep = keep_if(saved);
   const int64_t rows = chunk.dst.size();
 
-  s.sources = project_sources(ctx, chunk, item.x_src, keep, s.brief);
   if (!is_encoder()) s.destinations = project_destinations(ctx, item.x_dst.slice(chunk.dst), keep, s.brief);
+  finish_sources(ctx, item);
+  s.sources = project_sources(ctx, chunk, item.x_src, keep, s.brief);
   const Tensor x = is_encoder() ? item.shared.x.slice(chunk.dst) : s.destinations.x;
   const Tensor queries = is_encoder() ? item.shared.queries.slice(chunk.dst) : s.destinations.queries;
   // r is read once: p takes its place, unless other items need it too.
@@ -269,15 +274,19 @@ void Mapper::backward_chunk(Context& ctx, const Subgraph& chunk, const Item& ite
                          .features = d.features ? d.features.slice(chunk.edges) : Tensor()});
       }
       if (!is_encoder()) {
+        backward_sources(ctx, chunk, item.x_src, saved.sources, d_keys_values, d.x_src);
+        std::optional<RowExchange::Moving> moving;
+        if (d.leaves) moving.emplace(sources_.start_backward(ctx, d.x_src));
         backward_destinations(ctx, item.x_dst.slice(chunk.dst), saved.destinations, d_queries, d_middle,
                               d.x_dst ? d.x_dst.slice(chunk.dst) : Tensor());
+        if (moving) sources_.finish_backward(ctx, *moving);
       } else if (!in_place) {
         const Tensor x = d.shared_x.slice(chunk.dst), queries = d.shared_queries.slice(chunk.dst);
         run(ctx, Add{.a = x, .b = d_middle, .y = x});
         run(ctx, Add{.a = queries, .b = d_queries, .y = queries});
       }
     }
-    backward_sources(ctx, chunk, item.x_src, saved.sources, d_keys_values, d.x_src);
+    if (is_encoder()) backward_sources(ctx, chunk, item.x_src, saved.sources, d_keys_values, d.x_src);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);
 }
@@ -295,6 +304,7 @@ void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* 
   Item item;
   item.features = attention_.features(ctx, in.edge_attributes);
   if (is_encoder()) {
+    if (items > 0) start_sources(ctx, in.x_src, 0, keep, item);
     item.shared = project_destinations(ctx, in.x_dst, keep, false);
     item.q = q_norm_.forward(ctx, first_half(item.shared.queries), item.shared.q_stats);
     if (saved) saved->shared = item.shared;
@@ -302,7 +312,7 @@ void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* 
   for (int64_t i = 0; i < items; ++i) {
     const Scope item_scope(ctx);
     const Range dst{i * num_dst, (i + 1) * num_dst};
-    item.x_src = all_sources(ctx, in.x_src, i, keep);
+    if (!is_encoder() || i > 0) start_sources(ctx, in.x_src, i, keep, item);
     if (saved) saved->x_src.push_back(item.x_src);
     if (!is_encoder()) item.x_dst = in.x_dst.slice(dst);
     for (int64_t c = 0; c < graph_.num_chunks(); ++c) {
@@ -326,6 +336,7 @@ void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const 
     item.features = attention_.features(ctx, in.edge_attributes);
     d.features = attention_.start_gradient(ctx, in.edge_attributes, d_in.edge_attributes);
     if (is_encoder()) {
+      if (options_.recompute && items > 0) start_sources(ctx, in.x_src, items - 1, Keep::scratch, item);
       item.shared = options_.recompute ? project_destinations(ctx, in.x_dst, Keep::saved, true) : saved.shared;
       item.q = q_norm_.forward(ctx, first_half(item.shared.queries), item.shared.q_stats);
       d.shared_x = ctx.alloc(Keep::scratch, residual_dtype(), {num_dst, shape_.num_channels});
@@ -334,7 +345,10 @@ void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const 
     for (int64_t i = items; i-- > 0;) {
       const Scope item_scope(ctx);
       const Range src{i * num_own, (i + 1) * num_own}, dst{i * num_dst, (i + 1) * num_dst};
-      item.x_src = options_.recompute ? all_sources(ctx, in.x_src, i, Keep::scratch) : saved.x_src[size_t(i)];
+      if (!options_.recompute)
+        item.x_src = saved.x_src[size_t(i)];
+      else if (!is_encoder() || i + 1 < items)
+        start_sources(ctx, in.x_src, i, Keep::scratch, item);
       if (!is_encoder()) item.x_dst = in.x_dst.slice(dst);
       d.y = d_out.x_dst.slice(dst);
       if (!is_encoder() && d_in.x_dst) d.x_dst = d_in.x_dst.slice(dst);
@@ -352,20 +366,23 @@ void Mapper::backward(Context& ctx, const Inputs& in, const Saved& saved, const 
         const OwnerScope owner(ctx, fmt::format("chunk {}", c));
         ChunkSaved again;
         again.brief = true;
+        d.leaves = !is_encoder() && c == 0 && apart && !sources_.is_local();
         if (options_.recompute) forward_chunk(ctx, chunk, item, {}, &again);
         backward_chunk(ctx, chunk, item, options_.recompute ? again : saved.chunks[size_t(i * num_chunks + c)], d);
       }
       d.first = false;
+      std::optional<RowExchange::Moving> moving;
+      if (is_encoder() && apart) moving.emplace(sources_.start_backward(ctx, d.x_src));
+      if (is_encoder() && i == 0)
+        backward_destinations(ctx, in.x_dst, item.shared, d.shared_queries, d.shared_x, d_in.x_dst);
+      if (moving) sources_.finish_backward(ctx, *moving);
       if (!apart) continue;
-      sources_.backward(ctx, d.x_src);
       const Tensor own = d.x_src.slice(sources_.own());
       if (is_encoder())
         run(ctx, Add{.a = d_x_src, .b = own, .y = d_x_src});
       else
         run(ctx, Copy{.x = own, .y = d_x_src});
     }
-    if (is_encoder() && items > 0)
-      backward_destinations(ctx, in.x_dst, item.shared, d.shared_queries, d.shared_x, d_in.x_dst);
     attention_.finish_gradient(ctx, in.edge_attributes, d.features, d_in.edge_attributes);
   }
   ctx.arena().rewind(Keep::saved, saved.begin);

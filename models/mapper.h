@@ -33,7 +33,9 @@ namespace boreas {
 /// nothing is: each chunk is computed again just before its own backward. The room needed is then that of one chunk.
 ///
 /// Ranks. x_src, x_dst and y hold this rank's nodes; its chunks work on the rows of the exchange, which are filled
-/// for one item at a time: raw features in an encoder, hidden nodes in a decoder. With head sharding a rank projects
+/// for one item at a time: raw features in an encoder, hidden nodes in a decoder. While they travel the destinations'
+/// queries are projected, an encoder's of the first item and those of a decoder's first chunk; while the gradients of
+/// the sources go home, those of the same destinations' projections are made. With head sharding a rank projects
 /// its own sources and destinations and attends, head by head, along the whole graph; chunks are then of what follows.
 ///
 /// Shapes   x_src: [items * N_src, .]   edge_attributes: [M, A]   y.x_dst: [items * N_dst, out]; features may be
@@ -112,9 +114,10 @@ class Mapper {
  private:
   /// What the chunks of an item share.
   struct Item {
-    Tensor x_src, x_dst;  // its rows; x_dst: decoder
-    Destinations shared;  // encoder
-    Tensor q;             // encoder
+    Tensor x_src, x_dst;                            // its rows; x_dst: decoder
+    std::optional<RowExchange::Moving> on_its_way;  // what x_src is waited for with
+    Destinations shared;                            // encoder
+    Tensor q;                                       // encoder
     Tensor features;
   };
   /// Gradients that the chunks of an item write or add to.
@@ -124,6 +127,7 @@ class Mapper {
     Tensor x_dst;                     // decoder, added to; may be empty
     Tensor shared_x, shared_queries;  // encoder
     bool first = true;                // encoder: nothing has been written to the shared ones yet
+    bool leaves = false;              // decoder: after this chunk x_src goes to its owners
     Tensor features;
   };
 
@@ -131,8 +135,9 @@ class Mapper {
   DType dtype() const { return projection_.dtype(); }
   DType residual_dtype() const { return options_.wide_residual ? accumulator_of(dtype()) : dtype(); }
   int64_t num_items(const Inputs& in) const;
-  /// An item's own rows of x_src, and those of other ranks behind and before them.
-  Tensor all_sources(Context& ctx, const Tensor& x_src, int64_t item, Keep keep) const;
+  /// An item's own rows of x_src, and those of other ranks behind and before them: these start to travel.
+  void start_sources(Context& ctx, const Tensor& x_src, int64_t item, Keep keep, Item& to) const;
+  void finish_sources(Context& ctx, Item& item) const;
   Tensor gather(Context& ctx, const Subgraph& chunk, const Tensor& x_src) const;
   /// `x_src`: all rows of an item.
   Sources project_sources(Context& ctx, const Subgraph& chunk, const Tensor& x_src, Keep keep, bool brief) const;
@@ -142,7 +147,7 @@ class Mapper {
   /// `d_x` comes in as the gradient that reaches d past the norm.
   void backward_destinations(Context& ctx, const Tensor& x_dst, const Destinations& destinations,
                              const Tensor& d_queries, const Tensor& d_x, const Tensor& d_x_dst) const;
-  void forward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const Tensor& y, ChunkSaved* saved) const;
+  void forward_chunk(Context& ctx, const Subgraph& chunk, Item& item, const Tensor& y, ChunkSaved* saved) const;
   void backward_chunk(Context& ctx, const Subgraph& chunk, const Item& item, const ChunkSaved& saved,
                       const ItemGradient& d) const;
   /// Rows of a chunk's destinations in which the tail is computed.
