@@ -138,10 +138,10 @@ TEST(StepModel, AdvanceShiftsStatesAndTakesForcingsFromTheWindow) {
         const auto normalised = [&](int64_t variable) {
           return model.preprocess().normalise(variable, double(truth.row<float>(variable)[cell]));
         };
-        EXPECT_DOUBLE_EQ(slot[0], normalised(0));
+        EXPECT_NEAR(slot[0], normalised(0), 1e-14);
         const bool predicted = cell < num_cells - 1;
-        EXPECT_DOUBLE_EQ(slot[1], predicted ? y.row<double>(row)[3 * step] : normalised(1));
-        EXPECT_DOUBLE_EQ(slot[2], predicted ? y.row<double>(row)[3 * step + 2] : normalised(3));
+        EXPECT_NEAR(slot[1], predicted ? y.row<double>(row)[3 * step] : normalised(1), 1e-14);
+        EXPECT_NEAR(slot[2], predicted ? y.row<double>(row)[3 * step + 2] : normalised(3), 1e-14);
       }
     }
 }
