@@ -9,6 +9,7 @@
 #include "engine/cell_gather.h"
 #include "engine/checkpoint.h"
 #include "engine/evaluation.h"
+#include "engine/forecast_output.h"
 #include "engine/map_image.h"
 #include "engine/memory_plan.h"
 #include "engine/progress.h"
@@ -17,7 +18,6 @@
 #include "engine/text_file.h"
 #include "engine/training_step.h"
 #include "engine/weights_io.h"
-#include "io/forecast_writer.h"
 #include "models/communication.h"
 
 namespace boreas {
@@ -124,76 +124,59 @@ std::string make_communication_plan(const RunConfig& config, int64_t num_ranks) 
   return plan.table() + resolution_table(setup, plan.model_ranks);
 }
 
-std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks) {
-  const Trained trained(config, checkpoint, ranks);
-  const StepModel& model = trained.model;
-  const DatasetReader& reader = trained.reader;
-  const ForecastConfig& settings = config.forecast;
-  BOREAS_CHECK(settings.lead_steps >= 1, config, "forecast.lead_steps is {}; expected at least 1", settings.lead_steps);
-  BOREAS_CHECK(!settings.formats.empty(), config, "forecast.formats is empty; expected netcdf, zarr or both");
+namespace {
 
+/// Places in the dataset of the dates to start from.
+std::vector<int64_t> start_dates(const ForecastConfig& settings, const DatasetReader& reader, int64_t num_inputs) {
+  const std::vector<int64_t>& dates = reader.dates();
   std::vector<int64_t> starts;
-  const int64_t num_inputs = model.setup().config.data.num_input_steps;
-  if (settings.start.empty()) {
+  if (!settings.dates.empty()) {
+    BOREAS_CHECK(settings.start.empty() && settings.end.empty() && settings.interval.empty(), config,
+                 "forecast.dates is a list; leave out forecast.start, end and interval");
+    for (const std::string& date : settings.dates)
+      starts.push_back(dates[size_t(select_dates(dates, date, date, "forecast.dates").begin)]);
+    BOREAS_CHECK(std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) == starts.end(), config,
+                 "forecast.dates must ascend");
+  } else if (settings.start.empty()) {
     const std::vector<int64_t> anchors = reader.anchors(num_inputs, 0);
     BOREAS_CHECK(!anchors.empty(), config, "{} has no date with {} states in a row to start from", reader.name(),
                  num_inputs);
-    starts.push_back(reader.dates()[anchors.back()]);
+    starts.push_back(dates[size_t(anchors.back())]);
   } else if (settings.end.empty()) {
-    starts.push_back(
-        reader.dates()[select_dates(reader.dates(), settings.start, settings.start, "forecast.start").begin]);
+    starts.push_back(dates[size_t(select_dates(dates, settings.start, settings.start, "forecast.start").begin)]);
   } else {
-    const Range range = select_dates(reader.dates(), settings.start, settings.end, "forecast");
-    for (int64_t i = range.begin; i < range.end; ++i) starts.push_back(reader.dates()[i]);
+    const Range range = select_dates(dates, settings.start, settings.end, "forecast");
+    const TimeStep interval = settings.interval.empty() ? reader.step() : parse_step(settings.interval);
+    for (int64_t i = range.begin; i < range.end; ++i)
+      if (steps_between(dates[size_t(range.begin)], dates[size_t(i)], interval)) starts.push_back(dates[size_t(i)]);
   }
+  return starts;
+}
 
-  const std::vector<std::string> outputs = model.variables().output_names();
-  std::vector<int64_t> columns;
-  for (const std::string& name : settings.variables)
-    columns.push_back(model.variables().output_index(name, "forecast.variables"));
-  if (columns.empty())
-    for (size_t v = 0; v < outputs.size(); ++v) columns.push_back(int64_t(v));
+}  // namespace
 
-  ForecastLayout layout;
-  for (const int64_t column : columns) {
-    const std::string& name = outputs[column];
-    layout.variables.push_back({name, model.setup().units[model.variables().index(name, "forecast")], ""});
-  }
-  layout.start_dates = starts;
-  layout.step = model.setup().step;
-  layout.num_steps = settings.lead_steps;
-  layout.latitudes = model.setup().latitudes;
-  layout.longitudes = model.setup().longitudes;
-  layout.field_shape = model.setup().field_shape;
-  layout.attributes = {{"title", "boreas forecast"}, {"source", "boreas, checkpoint " + trained.path}};
-
-  std::vector<std::string> paths;
-  std::vector<ForecastWriter> writers;
-  for (const ForecastFormat format : settings.formats) {
-    const fs::path path =
-        fs::path(config.output) / (settings.output + (format == ForecastFormat::netcdf ? ".nc" : ".zarr"));
-    paths.push_back(path.string());
-    if (ranks.rank() > 0) continue;
-    fs::create_directories(path.parent_path());
-    writers.emplace_back(paths.back(), layout);
-  }
-
-  Forecaster forecaster(model, reader);
-  CellGather gather(model);
+std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks,
+                                        bool resume) {
+  const Trained trained(config, checkpoint, ranks);
+  const StepModel& model = trained.model;
+  const ForecastConfig& settings = config.forecast;
+  const std::vector<int64_t> starts = start_dates(settings, trained.reader, model.setup().config.data.num_input_steps);
+  Forecaster forecaster(model, trained.reader);
+  ForecastOutput output(model, config, starts, trained.path, resume);
+  if (output.first_start() > 0)
+    spdlog::info("{} of {} start dates are there already", output.first_start(), starts.size());
   std::optional<Progress> progress;
-  if (ranks.rank() == 0) progress.emplace("forecast", int64_t(starts.size()) * settings.lead_steps, "steps");
-  for (size_t s = 0; s < starts.size(); ++s)
-    forecaster.run(starts[s], settings.lead_steps, [&](int64_t lead, int64_t, std::span<const float> fields) {
-      for (size_t k = 0; k < columns.size(); ++k) {
-        const size_t size = size_t(model.num_cells());
-        const std::span<const float> field = gather(fields.subspan(size_t(columns[k]) * size, size));
-        for (ForecastWriter& writer : writers) writer.write_field(int64_t(s), lead, int64_t(k), field.data());
-      }
+  if (ranks.rank() == 0)
+    progress.emplace("forecast", (int64_t(starts.size()) - output.first_start()) * settings.lead_steps, "steps");
+  for (int64_t s = output.first_start(); s < int64_t(starts.size()); ++s)
+    forecaster.run(starts[size_t(s)], settings.lead_steps, [&](int64_t lead, int64_t, std::span<const float> fields) {
+      output.write(s, lead, fields);
       if (progress) progress->advance(1);
     });
-  for (ForecastWriter& writer : writers) writer.close();
-  ranks.barrier();  // the files are whole
+  std::vector<std::string> paths = output.close();
   if (progress) progress->finish();
+  spdlog::info("checksums of each variable at each lead time are in {}", paths.back());
+  paths.pop_back();
   return paths;
 }
 

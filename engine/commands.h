@@ -21,10 +21,11 @@ std::string make_plan(const RunConfig& config, const ProcessGrid& ranks = Proces
 std::string make_communication_plan(const RunConfig& config, int64_t num_ranks);
 
 /// Makes the forecasts of config.forecast with a checkpoint (a file, or an output folder: its best, else its latest),
-/// and writes them in every format asked for. Returns the paths written. All `ranks` share the model and call this
-/// together; rank 0 writes, a field at a time.
+/// and writes them in every format asked for, with checksums beside them (see ForecastOutput). Returns the paths
+/// written. All `ranks` share the model and call this together; each writes its part. `resume`: goes on after the last
+/// start date that a run which was killed has completed; the files are then those of a run that was not.
 std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint,
-                                        Communicator& ranks = *ProcessGrid::one_rank().world);
+                                        Communicator& ranks = *ProcessGrid::one_rank().world, bool resume = false);
 
 /// Scores the forecasts of config.evaluation, and writes evaluation.json, maps/*.png and report.html into the output
 /// folder. Returns the scores. All `ranks` share the model and call this together; rank 0 writes.

@@ -15,20 +15,47 @@ struct EnumNames<ForecastFormat> {
                                      std::pair{ForecastFormat::zarr, std::string_view("zarr")}};
 };
 
+enum class ForecastPacking { none, int16 };
+template <>
+struct EnumNames<ForecastPacking> {
+  static constexpr std::array values{std::pair{ForecastPacking::none, std::string_view("none")},
+                                     std::pair{ForecastPacking::int16, std::string_view("int16")}};
+};
+
 /// Which forecasts to make, and where to write them.
 struct ForecastConfig {
-  std::string start, end;
-  int64_t lead_steps = 1;
+  std::string start, end, interval;
+  std::vector<std::string> dates;
+  int64_t lead_steps = 1, every_steps = 1;
   std::vector<ForecastFormat> formats = {ForecastFormat::netcdf};
   std::vector<std::string> variables;
+  std::vector<double> area;
+  ForecastPacking packing = ForecastPacking::none;
+  std::string compressor = "lz4";
+  int64_t compression_level = 5, chunk_cells = 65536;
+  int64_t num_buffers = 3, num_threads = 2;
   std::string output = "forecast";
 
   void fields(auto&& visit) {
     visit("start", start, "ISO date", "first start date; empty: the last date with a full input window");
     visit("end", end, "ISO date", "last start date; empty: the same as start");
+    visit("interval", interval, "step", "from one start date to the next, such as 1d; empty: all dates of the dataset");
+    visit("dates", dates, "ISO dates", "start dates one by one, ascending; instead of start, end and interval");
     visit("lead_steps", lead_steps, "model steps", "length of each forecast");
+    visit("every_steps", every_steps, "model steps", "write every so many of them");
     visit("formats", formats, "", "files to write: netcdf, zarr");
     visit("variables", variables, "", "output variables to write; empty: all");
+    visit("area", area, "degrees", "write only the cells inside: [north, west, south, east]; empty: all");
+    visit(
+        "packing", packing, "",
+        "int16: 16 bit of the dataset's range, widened by half of it on either side, with the error in the comment of "
+        "each variable; what lies outside is cut, and counted");
+    visit("compressor", compressor, "", "of Zarr, by blosc: lz4, lz4hc, zstd, zlib, blosclz, or none");
+    visit("compression_level", compression_level, "", "0 to 9");
+    visit("chunk_cells", chunk_cells, "cells",
+          "in a chunk of Zarr, of a grid of rows and columns as many whole rows; ranks write whole chunks");
+    visit("num_buffers", num_buffers, "states", "that wait to be written or are, while the model computes on");
+    visit("num_threads", num_threads, "", "threads of each rank that encode and write");
     visit("output", output, "path", "name of the forecast without its ending, relative to the output folder");
   }
 };

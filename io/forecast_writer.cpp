@@ -1,14 +1,18 @@
 #include "io/forecast_writer.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <hdf5.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <functional>
+#include <filesystem>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "io/atomic_replace.h"
 #include "io/hdf5_file.h"
@@ -22,7 +26,25 @@ namespace boreas {
 namespace {
 
 using nlohmann::json;
-using Attributes = std::map<std::string, std::string>;
+using Attributes = std::map<std::string, json>;  // text or numbers
+using Places = std::vector<int64_t>;             // NetCDF: first byte of each variable in the file
+
+constexpr int16_t kMissing = INT16_MIN;       // of packed values
+constexpr int kLargest = 32767;               // the others are -32767 .. 32767
+constexpr int64_t kPiece = int64_t{1} << 20;  // values that are packed or cleared at a time
+
+bool is_zarr(const std::string& path) {
+  BOREAS_CHECK(path.ends_with(".zarr") || path.ends_with(".nc"), unsupported,
+               "{}: the suffix of a forecast says its format: .nc or .zarr", path);
+  return path.ends_with(".zarr");
+}
+
+// value = offset + scale * packed
+struct Packing {
+  double scale = 1, offset = 0;
+  explicit Packing(const std::pair<double, double>& range)
+      : scale((range.second - range.first) / (2 * kLargest)), offset((range.first + range.second) / 2) {}
+};
 
 struct Dimension {
   std::string name;
@@ -43,7 +65,12 @@ struct Contents {
   std::vector<Dimension> dimensions;
   std::vector<Coordinate> coordinates;
   std::vector<std::string> field_dimensions;
-  std::vector<std::pair<std::string, Attributes>> fields;
+  struct Field {
+    std::string name;
+    bool packed;
+    Attributes attributes;
+  };
+  std::vector<Field> fields;
   Attributes attributes;
 
   int64_t size_of(const std::string& dimension) const {
@@ -56,12 +83,6 @@ struct Contents {
     for (const std::string& name : names) shape.push_back(size_of(name));
     return shape;
   }
-};
-
-// The file being written: one field goes to (variable, start, step).
-struct Sink {
-  std::function<void(int64_t variable, int64_t start, int64_t step, const float* values)> write;
-  std::function<void()> close;
 };
 
 // The distinct latitudes and longitudes of a regular grid, and which of them the rows have; nothing if it is not one.
@@ -91,16 +112,36 @@ std::optional<RegularGrid> regular_grid(const ForecastLayout& layout) {
 const Attributes kLatitude = {{"standard_name", "latitude"}, {"long_name", "latitude"}, {"units", "degrees_north"}};
 const Attributes kLongitude = {{"standard_name", "longitude"}, {"long_name", "longitude"}, {"units", "degrees_east"}};
 
+void check_layout(const std::string& path, const ForecastLayout& layout) {
+  const int64_t num_cells = layout.num_cells();
+  BOREAS_CHECK(int64_t(layout.longitudes.size()) == num_cells && num_cells > 0, shape,
+               "{}: {} latitudes and {} longitudes", path, num_cells, layout.longitudes.size());
+  int64_t cells = 1;
+  for (const int64_t size : layout.field_shape) cells *= size;
+  BOREAS_CHECK(layout.field_shape.empty() || cells == num_cells, shape, "{}: field_shape [{}] does not hold {} cells",
+               path, fmt::join(layout.field_shape, ", "), num_cells);
+  BOREAS_CHECK(!layout.variables.empty() && !layout.start_dates.empty() && !layout.steps.empty() && layout.step,
+               invalid_argument, "{}: a forecast needs variables, start dates and steps, but has {}, {} and {}", path,
+               layout.variables.size(), layout.start_dates.size(), layout.steps.size());
+  BOREAS_CHECK(layout.chunk_cells >= 1, invalid_argument, "{}: a chunk has at least one cell, not {}", path,
+               layout.chunk_cells);
+  for (const auto& variable : layout.variables)
+    BOREAS_CHECK(!variable.packed_range || variable.packed_range->first < variable.packed_range->second,
+                 invalid_argument, "{}: {} cannot be packed: its range is {} .. {}", path, variable.name,
+                 variable.packed_range->first, variable.packed_range->second);
+  check_codec(layout.compressor);
+}
+
 Contents describe(const ForecastLayout& layout) {
   Contents contents;
   const int64_t num_starts = int64_t(layout.start_dates.size());
-  contents.dimensions = {{"forecast_reference_time", num_starts}, {"step", layout.num_steps}};
+  contents.dimensions = {{"forecast_reference_time", num_starts}, {"step", int64_t(layout.steps.size())}};
 
-  std::vector<double> starts(layout.start_dates.begin(), layout.start_dates.end()), steps, times, leads;
-  for (int64_t k = 0; k < layout.num_steps; ++k) steps.push_back(double(layout.first_step + k));
+  std::vector<double> starts(layout.start_dates.begin(), layout.start_dates.end()), times, leads;
+  const std::vector<double> steps(layout.steps.begin(), layout.steps.end());
   for (const int64_t start : layout.start_dates)
-    for (int64_t k = 0; k < layout.num_steps; ++k) {
-      const int64_t lead = lead_seconds(start, layout.step, layout.first_step + k);
+    for (const int64_t step : layout.steps) {
+      const int64_t lead = lead_seconds(start, layout.step, step);
       times.push_back(double(start + lead));
       leads.push_back(double(lead) / 3600);
     }
@@ -159,9 +200,18 @@ Contents describe(const ForecastLayout& layout) {
     Attributes attributes = {{"coordinates", auxiliary}};
     if (!variable.units.empty()) attributes["units"] = variable.units;
     attributes["long_name"] = variable.long_name.empty() ? variable.name : variable.long_name;
-    contents.fields.emplace_back(variable.name, attributes);
+    if (variable.packed_range) {
+      const Packing packing(*variable.packed_range);
+      attributes["scale_factor"] = packing.scale;
+      attributes["add_offset"] = packing.offset;
+      attributes["comment"] =
+          fmt::format("packed to 16 bit, at most {:.3g}{}{} off; values outside of {:g} .. {:g} are cut",
+                      packing_error(*variable.packed_range), variable.units.empty() ? "" : " ", variable.units,
+                      variable.packed_range->first, variable.packed_range->second);
+    }
+    contents.fields.push_back({variable.name, variable.packed_range.has_value(), attributes});
   }
-  contents.attributes = layout.attributes;
+  contents.attributes.insert(layout.attributes.begin(), layout.attributes.end());
   contents.attributes["Conventions"] = "CF-1.8";
   return contents;
 }
@@ -187,8 +237,9 @@ void consolidate(Store& store, const std::vector<std::string>& arrays) {
   store.put(".zmetadata", json({{"zarr_consolidated_format", 1}, {"metadata", metadata}}).dump(4));
 }
 
-Sink open_zarr(const std::string& partial, const Contents& contents) {
-  const auto pool = std::make_shared<ThreadPool>(std::max(0, int(std::thread::hardware_concurrency()) - 1));
+void create_zarr(const std::string& partial, const ForecastLayout& layout) {
+  const Contents contents = describe(layout);
+  ThreadPool pool(0);
   const auto store = create_directory_store(partial);
   create_group(*store, "");
   write_attributes(*store, "", json(contents.attributes).dump());
@@ -209,30 +260,32 @@ Sink open_zarr(const std::string& partial, const Contents& contents) {
     spec.dtype = coordinate.kind == 'd' ? "<f8" : "<i8";
     ZarrArray array = create(coordinate.name, spec, coordinate.dimensions, coordinate.attributes);
     if (coordinate.kind == 'd') {
-      array.write(array.whole(), coordinate.values.data(), *pool);
+      array.write(array.whole(), coordinate.values.data(), pool);
     } else {
       const std::vector<int64_t> values(coordinate.values.begin(), coordinate.values.end());
-      array.write(array.whole(), values.data(), *pool);
+      array.write(array.whole(), values.data(), pool);
     }
   }
-  auto fields = std::make_shared<std::vector<ZarrArray>>();
-  for (const auto& [name, attributes] : contents.fields) {
+  for (const Contents::Field& field : contents.fields) {
     ZarrSpec spec;
     spec.shape = spec.chunks = contents.shape_of(contents.field_dimensions);
     spec.chunks[0] = spec.chunks[1] = 1;
-    spec.fill_value = NAN;
-    fields->push_back(create(name, spec, contents.field_dimensions, attributes));
+    const int64_t columns = spec.shape.size() == 4 ? spec.shape[3] : 1;
+    spec.chunks[2] = std::min(spec.shape[2], layout.cells_per_unit() / columns);
+    spec.dtype = field.packed ? "<i2" : "<f4";
+    spec.fill_value = field.packed ? double(kMissing) : NAN;
+    spec.compressor = layout.compressor;
+    create(field.name, spec, contents.field_dimensions, field.attributes);
   }
-  return {[fields, pool](int64_t variable, int64_t start, int64_t step, const float* values) {
-            ZarrArray& array = (*fields)[size_t(variable)];
-            IndexBox box = array.whole();
-            box.begin[0] = start;
-            box.end[0] = start + 1;
-            box.begin[1] = step;
-            box.end[1] = step + 1;
-            array.write(box, values, *pool);
-          },
-          [store, names] { consolidate(*store, names); }};
+  consolidate(*store, names);
+}
+
+// Chunks that a killed writer left half-written, beside their names.
+void remove_leftovers(const std::string& partial, const ForecastLayout& layout) {
+  for (const auto& variable : layout.variables)
+    for (const auto& entry : std::filesystem::directory_iterator(partial + "/" + variable.name))
+      if (entry.path().filename().string().find(".partial-") != std::string::npos)
+        std::filesystem::remove(entry.path());
 }
 
 // --- NetCDF
@@ -240,78 +293,92 @@ Sink open_zarr(const std::string& partial, const Contents& contents) {
 
 #ifdef BOREAS_WITH_NETCDF
 
-Sink open_netcdf(const std::string& path, const std::string& partial, const Contents& contents) {
-  using Lock = std::lock_guard<std::recursive_mutex>;
-  const Lock lock(hdf5_mutex());
-  // The file closes with the last copy of this handle, unless a call has failed: NetCDF 4.9 crashes when it closes a
-  // file that could not be written, so such a file, whose owner removes it, stays open until the process ends.
-  struct Open {
-    int id = -1;
-    bool failed = false;
-    ~Open() {
-      const Lock lock(hdf5_mutex());
-      if (id >= 0 && !failed) nc_abort(id);
-    }
-  };
-  const auto file = std::make_shared<Open>();
-  const auto check = [path, file](int status, const std::string& what = "") {
-    file->failed = file->failed || status != NC_NOERR;
+// The attributes that say which value is missing: NetCDF leaves them out of variables that it is told not to fill.
+void write_fill_values(const std::string& path, const std::string& partial, const Contents& contents) {
+  const hid_t file = H5Fopen(partial.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  bool written = file >= 0;
+  const hsize_t one = 1;
+  const hid_t space = H5Screate_simple(1, &one, nullptr);
+  for (const Contents::Field& field : contents.fields) {
+    if (!written) break;
+    const float not_a_number = NAN;
+    const hid_t data = H5Dopen2(file, field.name.c_str(), H5P_DEFAULT);
+    const hid_t type = field.packed ? H5T_NATIVE_INT16 : H5T_NATIVE_FLOAT;
+    const hid_t attribute = H5Acreate2(data, "_FillValue", type, space, H5P_DEFAULT, H5P_DEFAULT);
+    const void* const value = field.packed ? static_cast<const void*>(&kMissing) : &not_a_number;
+    written = attribute >= 0 && H5Awrite(attribute, type, value) >= 0;
+    if (attribute >= 0) H5Aclose(attribute);
+    if (data >= 0) H5Dclose(data);
+  }
+  H5Sclose(space);
+  if (file >= 0) written = H5Fclose(file) >= 0 && written;
+  BOREAS_CHECK(written, io, "{}: the attributes _FillValue cannot be written", path);
+}
+
+// Values get their places and are not written: storage is contiguous and never filled by the library.
+void create_netcdf(const std::string& path, const std::string& partial, const ForecastLayout& layout) {
+  const Contents contents = describe(layout);
+  const std::lock_guard<std::recursive_mutex> lock(hdf5_mutex());
+  // NetCDF 4.9 crashes when it closes a file that could not be written, so such a file, whose owner removes it, stays
+  // open until the process ends.
+  int id = -1;
+  const auto check = [&](int status, const std::string& what = "") {
     check_netcdf(status, ErrorCode::io, what.empty() ? path : path + ": " + what);
   };
-  check(nc_create(partial.c_str(), NC_NETCDF4 | NC_CLOBBER, &file->id));
-  const int id = file->id;
+  check(nc_create(partial.c_str(), NC_NETCDF4 | NC_CLOBBER, &id));
   std::map<std::string, int> dimension_of;
   for (const Dimension& dimension : contents.dimensions)
     check(nc_def_dim(id, dimension.name.c_str(), size_t(dimension.size), &dimension_of[dimension.name]),
           dimension.name);
+  const auto put_attributes = [&](int variable, const Attributes& attributes) {
+    for (const auto& [key, value] : attributes) {
+      if (value.is_number()) {
+        const double number = value.get<double>();
+        check(nc_put_att_double(id, variable, key.c_str(), NC_DOUBLE, 1, &number), key);
+      } else {
+        const std::string& text = value.get_ref<const std::string&>();
+        check(nc_put_att_text(id, variable, key.c_str(), text.size(), text.data()), key);
+      }
+    }
+  };
   const auto define = [&](const std::string& name, nc_type type, const std::vector<std::string>& dimensions,
                           const Attributes& attributes) {
     std::vector<int> ids;
     for (const std::string& dimension : dimensions) ids.push_back(dimension_of.at(dimension));
     int variable = -1;
     check(nc_def_var(id, name.c_str(), type, int(ids.size()), ids.data(), &variable), name);
-    for (const auto& [key, value] : attributes)
-      check(nc_put_att_text(id, variable, key.c_str(), value.size(), value.data()), name);
+    put_attributes(variable, attributes);
     return variable;
   };
-  for (const auto& [key, value] : contents.attributes)
-    check(nc_put_att_text(id, NC_GLOBAL, key.c_str(), value.size(), value.data()), key);
-  std::vector<int> coordinates;
+  put_attributes(NC_GLOBAL, contents.attributes);
+  std::vector<int> coordinates, fields;
   for (const Coordinate& c : contents.coordinates)
     coordinates.push_back(define(c.name, c.kind == 'd' ? NC_DOUBLE : NC_INT64, c.dimensions, c.attributes));
-  std::vector<int> fields;
-  std::vector<size_t> count;
-  for (const int64_t size : contents.shape_of(contents.field_dimensions)) count.push_back(size_t(size));
-  count[0] = count[1] = 1;
-  for (const auto& [name, attributes] : contents.fields) {
-    fields.push_back(define(name, NC_FLOAT, contents.field_dimensions, attributes));
-    const float missing = NAN;
-    check(nc_def_var_fill(id, fields.back(), NC_FILL, &missing), name);
-    check(nc_def_var_chunking(id, fields.back(), NC_CHUNKED, count.data()), name);
-    check(nc_def_var_deflate(id, fields.back(), 1, 1, 1), name);
+  for (const Contents::Field& field : contents.fields) {
+    const int variable =
+        define(field.name, field.packed ? NC_SHORT : NC_FLOAT, contents.field_dimensions, field.attributes);
+    check(nc_def_var_fill(id, variable, NC_NOFILL, nullptr), field.name);
+    check(nc_def_var_chunking(id, variable, NC_CONTIGUOUS, nullptr), field.name);
+    fields.push_back(variable);
   }
   check(nc_enddef(id));
   for (size_t i = 0; i < coordinates.size(); ++i) {
     const Coordinate& c = contents.coordinates[i];
     check(nc_put_var_double(id, coordinates[i], c.values.data()), c.name);
   }
-  return {[file, fields, count, check](int64_t variable, int64_t start, int64_t step, const float* values) {
-            const Lock guard(hdf5_mutex());
-            std::vector<size_t> begin(count.size(), 0);
-            begin[0] = size_t(start);
-            begin[1] = size_t(step);
-            check(nc_put_vara_float(file->id, fields[size_t(variable)], begin.data(), count.data(), values));
-          },
-          [file, check] {
-            const Lock guard(hdf5_mutex());
-            check(nc_sync(file->id));  // says that the disk is full, where closing would crash
-            check(nc_close(std::exchange(file->id, -1)));
-          }};
+  for (const int variable : fields) {  // the first value makes room for all
+    const std::vector<size_t> first(contents.field_dimensions.size(), 0);
+    const float value = 0;
+    check(nc_put_var1_float(id, variable, first.data(), &value));
+  }
+  check(nc_sync(id));  // says that the disk is full, where closing would crash
+  check(nc_close(id));
+  write_fill_values(path, partial, contents);
 }
 
 #else
 
-Sink open_netcdf(const std::string& path, const std::string&, const Contents&) {
+void create_netcdf(const std::string& path, const std::string&, const ForecastLayout&) {
   BOREAS_FAIL(unsupported,
               "{}: this build cannot write NetCDF files; install libnetcdf-dev and configure again, or write to .zarr",
               path);
@@ -319,74 +386,196 @@ Sink open_netcdf(const std::string& path, const std::string&, const Contents&) {
 
 #endif
 
-}  // namespace
+Places netcdf_places(const std::string& partial, const ForecastLayout& layout) {
+  const std::lock_guard<std::recursive_mutex> lock(hdf5_mutex());
+  const hid_t file = H5Fopen(partial.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  BOREAS_CHECK(file >= 0, io, "{}: is not there, or not an HDF5 file", partial);
+  Places places;
+  for (const auto& variable : layout.variables) {
+    const hid_t data = H5Dopen2(file, variable.name.c_str(), H5P_DEFAULT);
+    const haddr_t offset = data >= 0 ? H5Dget_offset(data) : HADDR_UNDEF;
+    if (data >= 0) H5Dclose(data);
+    if (offset == HADDR_UNDEF) break;
+    places.push_back(int64_t(offset));
+  }
+  H5Fclose(file);
+  BOREAS_CHECK(places.size() == layout.variables.size(), io, "{}: there is no room for {}", partial,
+               layout.variables[places.size()].name);
+  return places;
+}
 
-struct ForecastWriter::Impl {
-  std::string path, partial;
-  ForecastLayout layout;
-  Sink sink;
+void write_at(int file, const std::string& path, int64_t offset, std::span<const std::byte> bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::pwrite(file, bytes.data() + done, bytes.size() - done, off_t(offset + int64_t(done)));
+    if (n < 0 && errno == EINTR) continue;
+    BOREAS_CHECK(n > 0, io, "{}: writing {} bytes at byte {} failed after {}: {}", path, bytes.size(), offset, done,
+                 std::strerror(n < 0 ? errno : ENOSPC));
+    done += size_t(n);
+  }
+}
+
+struct OpenFile {
+  int descriptor = -1;
+  ~OpenFile() {
+    if (descriptor >= 0) ::close(descriptor);
+  }
 };
 
-ForecastWriter::ForecastWriter(const std::string& path, ForecastLayout layout) : impl_(std::make_unique<Impl>()) {
-  const int64_t num_cells = int64_t(layout.latitudes.size());
-  BOREAS_CHECK(int64_t(layout.longitudes.size()) == num_cells && num_cells > 0, shape,
-               "{}: {} latitudes and {} longitudes", path, num_cells, layout.longitudes.size());
-  int64_t cells = 1;
-  for (const int64_t size : layout.field_shape) cells *= size;
-  BOREAS_CHECK(layout.field_shape.empty() || cells == num_cells, shape, "{}: field_shape [{}] does not hold {} cells",
-               path, fmt::join(layout.field_shape, ", "), num_cells);
-  BOREAS_CHECK(!layout.variables.empty() && !layout.start_dates.empty() && layout.num_steps > 0 && layout.step,
-               invalid_argument, "{}: a forecast needs variables, start dates and steps, but has {}, {} and {}", path,
-               layout.variables.size(), layout.start_dates.size(), layout.num_steps);
-  const bool zarr = path.ends_with(".zarr");
-  BOREAS_CHECK(zarr || path.ends_with(".nc"), unsupported, "{}: the suffix of a forecast says its format: .nc or .zarr",
-               path);
-  impl_->path = path;
-  impl_->partial = partial_path(path);
-  impl_->layout = std::move(layout);
-  remove_quietly(impl_->partial);
+}  // namespace
+
+int64_t ForecastLayout::cells_per_unit() const {
+  const int64_t columns = field_shape.size() == 2 ? field_shape[1] : 1;
+  return std::max<int64_t>(1, chunk_cells / columns) * columns;
+}
+
+double packing_error(const std::pair<double, double>& range) { return Packing(range).scale / 2; }
+
+void create_forecast(const std::string& path, const ForecastLayout& layout) {
+  check_layout(path, layout);
+  const bool zarr = is_zarr(path);
+  const std::string partial = partial_path(path);
+  remove_quietly(partial);
   try {
-    const Contents contents = describe(impl_->layout);
-    impl_->sink = zarr ? open_zarr(impl_->partial, contents) : open_netcdf(path, impl_->partial, contents);
+    if (zarr) {
+      create_zarr(partial, layout);
+    } else {
+      create_netcdf(path, partial, layout);
+    }
   } catch (...) {
-    remove_quietly(impl_->partial);
+    remove_quietly(partial);
     throw;
   }
 }
 
+std::string forecast_places(const std::string& path, const ForecastLayout& layout) {
+  check_layout(path, layout);
+  const std::string partial = partial_path(path);
+  BOREAS_CHECK(std::filesystem::exists(partial), io, "{}: there is no {} to write into", path, partial);
+  if (!is_zarr(path)) return json(netcdf_places(partial, layout)).dump();
+  remove_leftovers(partial, layout);
+  return {};
+}
+
+void publish_forecast(const std::string& path) { replace_path(partial_path(path), path); }
+
+struct ForecastWriter::Impl {
+  Impl(const std::string& path_in, const ForecastLayout& layout_in, const std::string& places_in, Range cells_in);
+
+  void write_variable(int64_t v, int64_t start, int64_t step, const float* values, ThreadPool& pool);
+  void put(int64_t v, int64_t start, int64_t step, Range part, const void* values, ThreadPool& pool);
+  int64_t pack(int64_t v, std::span<const float> values, int16_t* packed) const;
+
+  std::string path;
+  ForecastLayout layout;
+  Range cells;
+  std::vector<ZarrArray> arrays;  // of a Zarr store
+  OpenFile file;                  // of NetCDF
+  Places places;
+  std::atomic<int64_t> num_clipped = 0;
+};
+
+ForecastWriter::Impl::Impl(const std::string& path_in, const ForecastLayout& layout_in, const std::string& places_in,
+                           Range cells_in)
+    : path(path_in), layout(layout_in), cells(cells_in) {
+  check_layout(path, layout);
+  const int64_t unit = layout.cells_per_unit(), n = layout.num_cells();
+  BOREAS_CHECK(0 <= cells.begin && cells.begin <= cells.end && cells.end <= n &&
+                   (cells.size() == 0 || (cells.begin % unit == 0 && (cells.end % unit == 0 || cells.end == n))),
+               invalid_argument, "{}: the cells {}..{} of a writer are not whole chunks of {} of the {} cells", path,
+               cells.begin, cells.end, unit, n);
+  const std::string partial = partial_path(path);
+  if (is_zarr(path)) {
+    const auto store = open_store(partial);
+    for (const auto& variable : layout.variables) arrays.push_back(ZarrArray::open(store, variable.name));
+    return;
+  }
+  places = json::parse(places_in).get<Places>();
+  BOREAS_CHECK(places.size() == layout.variables.size(), invalid_argument, "{}: {} places for {} variables", path,
+               places.size(), layout.variables.size());
+  file.descriptor = ::open(partial.c_str(), O_WRONLY | O_CLOEXEC);
+  BOREAS_CHECK(file.descriptor >= 0, io, "{}: opening {} failed: {}", path, partial, std::strerror(errno));
+}
+
+// Values beyond the range become its nearest end, and are counted.
+int64_t ForecastWriter::Impl::pack(int64_t v, std::span<const float> values, int16_t* packed) const {
+  const Packing packing(*layout.variables[size_t(v)].packed_range);
+  const double rate = 1 / packing.scale;
+  int64_t clipped = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double scaled = std::nearbyint((double(values[i]) - packing.offset) * rate);
+    const double kept = std::clamp(scaled, double(-kLargest), double(kLargest));
+    const bool missing = std::isnan(scaled);
+    packed[i] = missing ? kMissing : int16_t(kept);
+    clipped += !missing && kept != scaled;
+  }
+  return clipped;
+}
+
+void ForecastWriter::Impl::put(int64_t v, int64_t start, int64_t step, Range part, const void* values,
+                               ThreadPool& pool) {
+  const int64_t item = layout.variables[size_t(v)].packed_range ? 2 : 4;
+  if (arrays.empty()) {
+    const int64_t set = start * int64_t(layout.steps.size()) + step;
+    write_at(file.descriptor, path, places[size_t(v)] + (set * layout.num_cells() + part.begin) * item,
+             {static_cast<const std::byte*>(values), size_t(part.size() * item)});
+    return;
+  }
+  ZarrArray& array = arrays[size_t(v)];
+  IndexBox box = array.whole();
+  box.begin[0] = start;
+  box.end[0] = start + 1;
+  box.begin[1] = step;
+  box.end[1] = step + 1;
+  const int64_t columns = box.end.size() == 4 ? box.end[3] : 1;
+  box.begin[2] = part.begin / columns;
+  box.end[2] = part.end / columns;
+  array.write(box, values, pool);
+}
+
+void ForecastWriter::Impl::write_variable(int64_t v, int64_t start, int64_t step, const float* values,
+                                          ThreadPool& pool) {
+  // Pieces are of whole chunks.
+  const int64_t unit = layout.cells_per_unit(), piece = std::max<int64_t>(1, kPiece / unit) * unit;
+  pool.parallel_for((cells.size() + piece - 1) / piece, [&](int64_t i) {
+    const Range part{cells.begin + i * piece, std::min(cells.end, cells.begin + (i + 1) * piece)};
+    const float* const from = values + (part.begin - cells.begin);
+    if (!layout.variables[size_t(v)].packed_range) {
+      put(v, start, step, part, from, pool);
+      return;
+    }
+    std::vector<int16_t> packed(size_t(part.size()));
+    num_clipped += pack(v, {from, packed.size()}, packed.data());
+    put(v, start, step, part, packed.data(), pool);
+  });
+}
+
+ForecastWriter::ForecastWriter(const std::string& path, const ForecastLayout& layout, const std::string& places,
+                               Range cells)
+    : impl_(std::make_unique<Impl>(path, layout, places, cells)) {}
+ForecastWriter::~ForecastWriter() = default;
 ForecastWriter::ForecastWriter(ForecastWriter&&) noexcept = default;
 
-ForecastWriter::~ForecastWriter() {
-  if (!impl_) return;
-  impl_->sink = {};  // closes the file
-  remove_quietly(impl_->partial);
-}
-
-void ForecastWriter::write(int64_t start, int64_t step, const float* fields) {
+void ForecastWriter::clear(ThreadPool& pool) const {
+  if (!impl_->arrays.empty() || impl_->cells.size() == 0) return;
   const ForecastLayout& layout = impl_->layout;
-  for (size_t v = 0; v < layout.variables.size(); ++v)
-    write_field(start, step, int64_t(v), fields + v * layout.latitudes.size());
+  const std::vector<float> nothing(size_t(impl_->cells.size()), NAN);
+  const int64_t num_variables = int64_t(layout.variables.size()), num_steps = int64_t(layout.steps.size());
+  pool.parallel_for(int64_t(layout.start_dates.size()) * num_steps * num_variables, [&](int64_t i) {
+    const int64_t set = i / num_variables;
+    impl_->write_variable(i % num_variables, set / num_steps, set % num_steps, nothing.data(), pool);
+  });
 }
 
-void ForecastWriter::write_field(int64_t start, int64_t step, int64_t variable, const float* field) {
+void ForecastWriter::write(int64_t start, int64_t step, const float* fields, ThreadPool& pool) const {
   const ForecastLayout& layout = impl_->layout;
-  BOREAS_CHECK(impl_->sink.write, invalid_argument, "{}: is closed", impl_->path);
-  BOREAS_CHECK(start >= 0 && start < int64_t(layout.start_dates.size()) && step >= layout.first_step &&
-                   step < layout.first_step + layout.num_steps,
-               invalid_argument, "{}: has {} start dates and steps {}..{}, but start {} and step {} are written",
-               impl_->path, layout.start_dates.size(), layout.first_step, layout.first_step + layout.num_steps - 1,
-               start, step);
-  BOREAS_CHECK(variable >= 0 && variable < int64_t(layout.variables.size()), invalid_argument,
-               "{}: has {} variables, but variable {} is written", impl_->path, layout.variables.size(), variable);
-  impl_->sink.write(variable, start, step - layout.first_step, field);
+  BOREAS_CHECK(
+      start >= 0 && start < int64_t(layout.start_dates.size()) && step >= 0 && step < int64_t(layout.steps.size()),
+      invalid_argument, "{}: has {} start dates and {} steps, but those at place {} and {} are written", impl_->path,
+      layout.start_dates.size(), layout.steps.size(), start, step);
+  pool.parallel_for(int64_t(layout.variables.size()),
+                    [&](int64_t v) { impl_->write_variable(v, start, step, fields + v * impl_->cells.size(), pool); });
 }
 
-void ForecastWriter::close() {
-  BOREAS_CHECK(impl_->sink.close, invalid_argument, "{}: is closed", impl_->path);
-  impl_->sink.close();
-  impl_->sink = {};
-  replace_path(impl_->partial, impl_->path);
-  impl_->partial.clear();
-}
+int64_t ForecastWriter::num_clipped() const { return impl_->num_clipped; }
 
 }  // namespace boreas

@@ -1,11 +1,15 @@
-// Forecasts as CF NetCDF-4 or Zarr.
+// Forecasts as CF NetCDF-4 or Zarr, written by any number of writers, each its own cells.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "io/codec.h"
+#include "io/thread_pool.h"
 #include "io/time.h"
 
 namespace boreas {
@@ -16,37 +20,59 @@ struct ForecastLayout {
     std::string name;
     std::string units;      // "" if unknown
     std::string long_name;  // "" if unknown
+    /// Least and greatest value of a variable that is packed to 16 bit; without it values are f32.
+    std::optional<std::pair<double, double>> packed_range = {};
   };
   std::vector<Variable> variables;
   std::vector<int64_t> start_dates;               // dates of the initial states
   TimeStep step;                                  // of the model
-  int64_t first_step = 1;                         // 0 to hold the initial state too
-  int64_t num_steps = 0;                          // steps first_step .. first_step + num_steps - 1 of each start
+  std::vector<int64_t> steps;                     // which model steps are held, ascending; 0 is the initial state
   std::vector<double> latitudes, longitudes;      // degrees, per cell
   std::vector<int64_t> field_shape;               // {rows, columns} of a 2-D grid, else {num_cells} or {}
   std::map<std::string, std::string> attributes;  // of the file: title, source, history, ...
+  int64_t chunk_cells = 65536;                    // of Zarr; of a 2-D grid as many whole rows, at least one
+  Codec compressor = {};                          // of Zarr
+
+  int64_t num_cells() const { return int64_t(latitudes.size()); }
+  /// The cells that writers divide among them: a writer's range begins at a multiple of it and ends at one or with the
+  /// last cell. It is that of a chunk.
+  int64_t cells_per_unit() const;
 };
 
-/// Writes one file or store, field set by field set, in any order; what is never written is NaN.
+/// Greatest difference between a value inside of the range and what is read back.
+double packing_error(const std::pair<double, double>& range);
+
+/// Makes the file, with all coordinates and no values, aside as `.<name>.partial`, replacing an unfinished one. Once,
+/// before any writer. The suffix of the path chooses the format: .nc is NetCDF-4, .zarr is Zarr format 2.
 ///
 /// Dimensions: forecast_reference_time, step, then latitude and longitude for a regular grid, y and x for another 2-D
 /// grid, or cell. Coordinates: forecast_reference_time and time (valid time, by start and step) in seconds since
 /// 1970-01-01, step as a count, lead_time in hours (by start and step, since calendar months differ), latitude and
-/// longitude in degrees. The suffix of the path chooses the format: .nc is NetCDF-4, .zarr is Zarr format 2.
-///
-/// The file is written aside as `.<name>.partial` and takes its name, replacing what was there, in close(); without
-/// close() it is removed. Errors: unsupported (built without NetCDF, unknown suffix), io, shape.
+/// longitude in degrees. Errors: unsupported (built without NetCDF, unknown suffix), io, shape.
+void create_forecast(const std::string& path, const ForecastLayout& layout);
+
+/// Where in an unfinished file the values lie: text to hand to every writer. Throws io if there is none.
+std::string forecast_places(const std::string& path, const ForecastLayout& layout);
+
+/// Gives the file its name, replacing what was there: once, after all writers are done.
+void publish_forecast(const std::string& path);
+
+/// Writes some cells of an unfinished file, field set by field set, in any order and from any number of threads.
+/// Nothing that two writers with different cells write is the same chunk or byte, so they need not know of each other;
+/// the file does not depend on how many there were. Values of NetCDF lie uncompressed at places fixed beforehand.
 class ForecastWriter {
  public:
-  ForecastWriter(const std::string& path, ForecastLayout layout);
+  /// cells: see ForecastLayout::cells_per_unit; may be empty.
+  ForecastWriter(const std::string& path, const ForecastLayout& layout, const std::string& places, Range cells);
   ~ForecastWriter();
   ForecastWriter(ForecastWriter&&) noexcept;
 
-  /// fields[v][cell] of start date `start` (an index) at step number `step` (first_step is the first).
-  void write(int64_t start, int64_t step, const float* fields);
-  /// The same for one variable, by its place in the layout: field[cell].
-  void write_field(int64_t start, int64_t step, int64_t variable, const float* field);
-  void close();
+  /// Makes all values of these cells NaN. Needed by NetCDF; a chunk of Zarr that is not there is NaN.
+  void clear(ThreadPool& pool) const;
+  /// fields[v][cell - cells.begin] of a start date and a step, by their places in the layout.
+  void write(int64_t start, int64_t step, const float* fields, ThreadPool& pool) const;
+  /// How many values so far lay outside of the range that their variable is packed in; they became its nearest end.
+  int64_t num_clipped() const;
 
  private:
   struct Impl;

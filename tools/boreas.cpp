@@ -209,10 +209,12 @@ void add_run_commands(CLI::App& app, Session& session) {
   on_config("forecast", "forecast from the dates of a dataset, and write NetCDF or Zarr",
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
+              auto resume = std::make_shared<bool>(false);
+              command->add_flag("--resume", *resume, "go on with the same forecast where a run was ended");
               command->callback([=, &session] {
                 const RunConfig config = arguments->load(session);
-                for (const std::string& path :
-                     make_forecasts(config, checkpoint->empty() ? config.output : *checkpoint, session.world()))
+                for (const std::string& path : make_forecasts(config, checkpoint->empty() ? config.output : *checkpoint,
+                                                              session.world(), *resume))
                   session.print("wrote {}\n", path);
               });
             });

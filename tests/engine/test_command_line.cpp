@@ -199,6 +199,34 @@ TEST_F(CommandLine, FromANetcdfFileToScoresAndBack) {
   EXPECT_TRUE(fs::exists(folder / "again_h5/checkpoints/step_00000004.h5"));
 }
 
+TEST_F(CommandLine, ForecastsOpenInOtherTools) {
+  write_inputs();
+  succeed("train config.yaml");
+  succeed("forecast config.yaml --set forecast.formats=[netcdf,zarr] --set forecast.packing=int16");
+  write("check.py", R"(
+import numpy as np, xarray as xr
+n, z = xr.open_dataset("run/winds.nc"), xr.open_zarr("run/winds.zarr")
+for d in (n, z):
+    assert d.u.dims == ("forecast_reference_time", "step", "latitude", "longitude"), d.u.dims
+    assert d.u.shape == (4, 3, 6, 12) and d.u.attrs["units"] == "m s-1", d.u
+    assert np.isfinite(d.u.values).all() and abs(d.u.values).max() < 100
+    lead = d.time.values - d.forecast_reference_time.values[:, None]
+    assert (lead / np.timedelta64(6, "h") == d.step.values).all(), lead
+assert (n.u.values == z.u.values).all() and (n.latitude.values == z.latitude.values).all()
+)");
+  if (finish(folder.path(), start(folder.path(), "ncdump -h run/winds.nc")).status == 127)
+    GTEST_SKIP() << "there is no ncdump";
+  const Outcome header = finish(folder.path(), start(folder.path(), "ncdump -h run/winds.nc"));
+  EXPECT_EQ(header.status, 0) << header.err;
+  for (const char* text : {"short u(forecast_reference_time, step, latitude, longitude)", "u:units = \"m s-1\"",
+                           "u:_FillValue = -32768s", "lead_time:standard_name = \"forecast_period\""})
+    EXPECT_NE(header.out.find(text), std::string::npos) << header.out;
+  if (finish(folder.path(), start(folder.path(), "python3 -c 'import xarray, zarr, netCDF4'")).status != 0)
+    GTEST_SKIP() << "python3 has no xarray, zarr and netCDF4; ncdump has passed";
+  const Outcome checked = finish(folder.path(), start(folder.path(), "python3 check.py"));
+  EXPECT_EQ(checked.status, 0) << checked.err;
+}
+
 TEST_F(CommandLine, InterruptSavesAndResumeGoesOn) {
   write_inputs();
   const pid_t pid = start(folder.path(), "exec " BOREAS_CLI " train config.yaml --set training.max_steps=1000000");

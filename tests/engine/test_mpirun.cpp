@@ -82,6 +82,12 @@ class MpiRun : public CommandLine {
                                         "train config.yaml --resume --set training.max_steps=1000000 "
                                         "--set training.checkpoint.every_steps=3"));
   }
+  static std::vector<pid_t> children_of(pid_t launcher) {
+    std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", launcher));
+    std::vector<pid_t> ranks;
+    for (pid_t pid = 0; children >> pid;) ranks.push_back(pid);
+    return ranks;
+  }
   // Waits until it has done something new, and gives the processes of the ranks.
   std::vector<pid_t> ranks_at_work(pid_t launcher) const {
     const std::string metrics = folder / "run/metrics.jsonl";
@@ -89,10 +95,7 @@ class MpiRun : public CommandLine {
     const uintmax_t before = size();
     for (int i = 0; i < 6000 && size() == before; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     EXPECT_NE(size(), before);
-    std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", launcher));
-    std::vector<pid_t> ranks;
-    for (pid_t pid = 0; children >> pid;) ranks.push_back(pid);
-    return ranks;
+    return children_of(launcher);
   }
 };
 
@@ -118,6 +121,59 @@ TEST_F(MpiRun, FromTrainingToScores) {
   succeed("train config.yaml --resume --set training.max_steps=6");
   succeed_on(4, "train config.yaml --resume --set training.max_steps=8 --set parallel.model_ranks=2");
   EXPECT_TRUE(fs::exists(folder / "run/checkpoints/step_00000008.h5"));
+}
+
+TEST_F(MpiRun, AForecastThatWasKilledGoesOnToTheSameFiles) {
+  succeed("train config.yaml");
+  const std::string arguments =
+      "forecast config.yaml --set forecast.start=2001-03-03 --set forecast.lead_steps=60 --set forecast.every_steps=6 "
+      "--set forecast.formats=[zarr,netcdf] --set forecast.chunk_cells=12 --set forecast.output=";
+  const auto contents = [&](const std::string& name) {
+    std::map<std::string, std::string> files;
+    for (const auto& [file, size] : files_below(folder.path()))
+      if (file.starts_with("run/" + name + ".") && !file.ends_with(".jsonl"))
+        files[file.substr(5 + name.size())] = read_text_file(folder / file);
+    return files;
+  };
+  // The first line of the record says which forecast it is, with its name.
+  const auto checksums = [&](const std::string& name) {
+    auto lines = lines_of(read_text_file(folder / ("run/" + name + ".checksums.jsonl")));
+    lines.erase(lines.begin());
+    return lines;
+  };
+  succeed_on(3, arguments + "whole");
+  const auto whole = contents("whole");
+  ASSERT_EQ(checksums("whole").size(), 12U);
+  EXPECT_EQ(whole.size(), 1U + 3 + 3 * 6 + 2 * (2 + 12 * 10 * 6));
+  const std::string record = folder / "run/.killed.checksums.jsonl.partial";
+  for (const int ranks : {1, 3}) {
+    fs::remove(folder / "run/killed.nc");
+    const pid_t launcher = start(folder.path(), command(ranks, arguments + "killed"));
+    const auto num_lines = [&] { return fs::exists(record) ? lines_of(read_text_file(record)).size() : 0; };
+    for (int i = 0; i < 6000 && num_lines() < 3; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const std::vector<pid_t> killed = children_of(launcher);
+    for (const pid_t rank : killed) kill(rank, SIGKILL);
+    EXPECT_NE(finish(folder.path(), launcher).status, 0) << "it was not killed but ended";
+    EXPECT_FALSE(fs::exists(folder / "run/killed.nc"));
+    EXPECT_TRUE(fs::exists(folder / "run/.killed.nc.partial"));
+    const Outcome other = run_on(ranks, arguments + "killed --resume --set forecast.packing=int16");
+    EXPECT_EQ(other.status, 2);
+    EXPECT_NE(other.err.find("cannot be resumed: it is of another forecast"), std::string::npos) << other.err;
+    const Outcome resumed = run_on(ranks, arguments + "killed --resume");
+    ASSERT_EQ(resumed.status, 0) << resumed.err;
+    EXPECT_NE(resumed.err.find("of 12 start dates are there already"), std::string::npos) << resumed.err;
+    EXPECT_FALSE(fs::exists(record));
+    if (ranks == 3) {
+      EXPECT_EQ(contents("killed"), whole);
+      EXPECT_EQ(checksums("killed"), checksums("whole"));
+    }
+    const auto before = contents("killed");
+    EXPECT_EQ(run_on(ranks, arguments + "killed --resume").status, 0);  // all is there
+    EXPECT_EQ(contents("killed"), before);
+    const Outcome again = run_on(ranks, arguments + "again --set forecast.num_threads=5");
+    EXPECT_EQ(contents("again"), before);
+    EXPECT_EQ(checksums("again"), checksums("killed"));
+  }
 }
 
 TEST_F(MpiRun, WhatIsWrongIsToldOnce) {

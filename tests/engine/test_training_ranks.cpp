@@ -50,7 +50,11 @@ struct SharedFolder {
     config.training.learning_rate.decay_steps = 20;
     config.training.validation.every_steps = 10;
     config.training.checkpoint = {.every_steps = 10, .keep = 3, .best = false};
-    config.forecast = {.start = "1970-01-08", .end = "1970-01-09", .lead_steps = 3, .formats = {ForecastFormat::zarr}};
+    config.forecast = {.start = "1970-01-08",
+                       .end = "1970-01-09",
+                       .lead_steps = 3,
+                       .formats = {ForecastFormat::zarr, ForecastFormat::netcdf}};
+    config.forecast.chunk_cells = 20;
     config.evaluation.start = "1970-01-08";
     config.evaluation.lead_steps = 2;
     return config;
@@ -188,6 +192,11 @@ TEST(TrainingRanks, AnyNumberGoesOnForecastsAndEvaluates) {
   };
   forecast_on(1, "one");
   forecast_on(all, "all");
+  forecast.forecast.area = {50, 100, -50, 300};
+  forecast.forecast.every_steps = 2;
+  forecast.forecast.variables = {"b"};
+  forecast.forecast.chunk_cells = 1;
+  forecast_on(all, "area");
   on_ranks(1, 0, [&](const ProcessGrid& ranks) { scores_of_one = make_evaluation(parts, parts.output, *ranks.world); });
   const std::string report = world().rank() == 0 ? read_text_file(parts.output + "/report.html") : "";
   on_ranks(all, 0,
@@ -198,7 +207,15 @@ TEST(TrainingRanks, AnyNumberGoesOnForecastsAndEvaluates) {
     ASSERT_EQ(x.size(), y.size());
     ASSERT_EQ(y.size(), size_t(8 * 3 * test::kTinyRows * test::kTinyColumns));
     for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i], y[i], 2e-6 * (1 + std::abs(y[i]))) << name << i;
+    EXPECT_EQ(Hdf5File::open(parts.output + "/all.nc").read_vector<float>(name), x) << name;
   }
+  // The area, of every second step: rows 1 to 4, columns 3 to 8.
+  const auto whole_b = read_field(parts.output + "/all.zarr", "b"),
+             area_b = read_field(parts.output + "/area.zarr", "b");
+  ASSERT_EQ(area_b.size(), size_t(8 * 4 * 6));
+  for (size_t start = 0; start < 8; ++start)
+    for (size_t i = 0; i < 24; ++i)
+      EXPECT_EQ(area_b[start * 24 + i], whole_b[(start * 3 + 1) * 60 + (1 + i / 6) * 10 + 3 + i % 6]);
   ASSERT_EQ(scores_of_all.size(), scores_of_one.size());
   for (size_t i = 0; i < scores_of_all.size(); ++i) {
     const ForecastScore &x = scores_of_all[i], &y = scores_of_one[i];

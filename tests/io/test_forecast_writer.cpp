@@ -1,11 +1,13 @@
 #include "io/forecast_writer.h"
 
 #include <gtest/gtest.h>
+#include <hdf5.h>
 #include <signal.h>
 #include <sys/resource.h>
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "io/hdf5_file.h"
@@ -23,7 +25,7 @@ ForecastLayout small_layout(TimeStep step = {2629800, 0}) {
   layout.variables = {{"u", "m s-1", "zonal wind"}, {"v", "m s-1", ""}};
   layout.start_dates = {parse_date("1990-01-16T20:00"), parse_date("1990-03-18T17:00")};
   layout.step = step;
-  layout.num_steps = 3;
+  layout.steps = {1, 2, 3};
   for (int64_t c = 0; c < 12; ++c) {
     layout.latitudes.push_back(-60 + 60 * double(c / 4));
     layout.longitudes.push_back(20 + 90 * double(c % 4));
@@ -37,20 +39,28 @@ float value_at(int64_t start, int64_t step, int64_t variable, int64_t cell) {
   return float(1000 * start + 100 * step + 50 * variable + cell);
 }
 
-std::vector<float> fields_at(int64_t start, int64_t step) {
-  std::vector<float> fields;
-  for (int64_t v = 0; v < 2; ++v)
-    for (int64_t c = 0; c < 12; ++c) fields.push_back(value_at(start, step, v, c));
-  return fields;
-}
-
-void write_all(const std::string& path, const ForecastLayout& layout) {
-  ForecastWriter writer(path, layout);
-  for (int64_t start = 1; start >= 0; --start)  // any order
-    for (int64_t step = 1; step <= 3; ++step)
-      if (start != 0 || step != 2) writer.write(start, step, fields_at(start, step).data());
-  EXPECT_FALSE(fs::exists(path));
-  writer.close();
+// As ranks do: each writes a range of cells.
+void write_all(const std::string& path, const ForecastLayout& layout, int num_writers = 1) {
+  create_forecast(path, layout);
+  const std::string places = forecast_places(path, layout);
+  ThreadPool pool(2);
+  const int64_t unit = layout.cells_per_unit(), num_units = (12 + unit - 1) / unit;
+  for (int w = 0; w < num_writers; ++w) {
+    const Range cells{std::min<int64_t>(12, num_units * w / num_writers * unit),
+                      std::min<int64_t>(12, num_units * (w + 1) / num_writers * unit)};
+    const ForecastWriter writer(path, layout, places, cells);
+    writer.clear(pool);
+    for (int64_t start = 1; start >= 0; --start)  // any order
+      for (int64_t step = 0; step < 3; ++step) {
+        if (start == 0 && step == 1) continue;
+        std::vector<float> fields;
+        for (int64_t v = 0; v < 2; ++v)
+          for (int64_t c = cells.begin; c < cells.end; ++c) fields.push_back(value_at(start, step + 1, v, c));
+        writer.write(start, step, fields.data(), pool);
+      }
+    EXPECT_EQ(writer.num_clipped(), 0);
+  }
+  publish_forecast(path);
 }
 
 // Both formats give arrays by name; NetCDF-4 files are HDF5 files.
@@ -175,48 +185,134 @@ TEST(ForecastWriter, OtherGridsKeepTheirCells) {
   EXPECT_EQ(read_zarr(folder / "turned.zarr", "latitude").size(), 4u);
 }
 
-TEST(ForecastWriter, ReplacesOnCloseOnly) {
+std::map<std::string, std::string> bytes_below(const fs::path& path) {
+  std::map<std::string, std::string> bytes;
+  const auto add = [&](const fs::path& file) {
+    std::ifstream in(file, std::ios::binary);
+    bytes[fs::relative(file, path).string()] = {std::istreambuf_iterator<char>(in), {}};
+  };
+  if (!fs::is_directory(path)) add(path);
+  for (const auto& entry :
+       fs::is_directory(path) ? fs::recursive_directory_iterator(path) : fs::recursive_directory_iterator())
+    if (entry.is_regular_file()) add(entry.path());
+  return bytes;
+}
+
+TEST(ForecastWriter, FilesDoNotDependOnTheNumberOfWriters) {
+  test::TemporaryFolder folder;
+  for (const std::string name : {"a.zarr", "a.nc"})
+    for (const bool packed : {false, true}) {
+      ForecastLayout layout = small_layout();
+      layout.chunk_cells = 4;
+      if (packed) layout.variables[0].packed_range = {-1000, 3000};
+      WRITE_OR_SKIP(folder / name, layout);
+      const auto one = bytes_below(folder / name);
+      for (const int num_writers : {2, 3, 5}) {
+        write_all(folder / name, layout, num_writers);
+        EXPECT_EQ(bytes_below(folder / name), one) << name << " by " << num_writers;
+      }
+      if (!packed && name == "a.zarr")
+        expect_contents([&](const char* v) { return read_zarr(folder / name, v); }, {730.5, 1461, 2191.5});
+    }
+}
+
+TEST(ForecastWriter, PackedValuesAreAsFarOffAsStated) {
+  test::TemporaryFolder folder;
+  ForecastLayout layout = small_layout();
+  layout.variables[0].packed_range = {-10, 20};
+  const double error = packing_error({-10, 20});
+  EXPECT_NEAR(error, 30 / 65534.0 / 2, 1e-12);
+  for (const std::string name : {"a.zarr", "a.nc"}) {
+    std::vector<float> fields(24);
+    for (size_t i = 0; i < 24; ++i) fields[i] = float(-10 + 29.7 * double(i) / 12);
+    fields[3] = NAN;
+    fields[4] = 25;
+    const std::string path = folder / name;
+    create_forecast(path, layout);
+    ThreadPool pool(0);
+    {
+      const ForecastWriter writer(path, layout, forecast_places(path, layout), {0, 12});
+      writer.clear(pool);
+      writer.write(0, 0, fields.data(), pool);
+      EXPECT_EQ(writer.num_clipped(), 1);
+    }
+    publish_forecast(path);
+    double scale = 0, offset = 0, worst = 0;
+    std::vector<double> stored;
+    if (name == "a.zarr") {
+      const auto attributes = nlohmann::json::parse(read_attributes(*open_store(path), "u"));
+      scale = attributes["scale_factor"], offset = attributes["add_offset"];
+      stored = read_zarr(path, "u");
+    } else {
+      const Hdf5File file = Hdf5File::open(path);
+      scale = file.read_real_attribute("u", "scale_factor"), offset = file.read_real_attribute("u", "add_offset");
+      // 16-bit integers are no type of Hdf5File: the bytes, at their place.
+      std::ifstream in(path, std::ios::binary);
+      const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), data = H5Dopen2(id, "u", H5P_DEFAULT);
+      in.seekg(std::streamoff(H5Dget_offset(data)));
+      std::vector<int16_t> packed(72);
+      in.read(reinterpret_cast<char*>(packed.data()), 144);
+      H5Dclose(data);
+      H5Fclose(id);
+      stored.assign(packed.begin(), packed.end());
+    }
+    for (size_t i = 0; i < 12; ++i)
+      if (i != 3 && i != 4) worst = std::max(worst, std::abs(offset + scale * stored[i] - double(fields[i])));
+    EXPECT_LE(worst, error * 1.0001);
+    EXPECT_GT(worst, error / 10);
+    EXPECT_EQ(stored[3], -32768);
+    EXPECT_EQ(stored[12], -32768) << "never written";
+    EXPECT_NEAR(offset + scale * stored[4], 20, 1e-9);
+  }
+}
+
+TEST(ForecastWriter, TakesItsNameWhenItIsPublished) {
   test::TemporaryFolder folder;
   for (const char* name : {"a.zarr", "a.nc"}) {
     const std::string path = folder / name;
     WRITE_OR_SKIP(path, small_layout());
     const auto first = [&] { return path.ends_with(".nc") ? read_netcdf(path, "u")[0] : read_zarr(path, "u")[0]; };
     EXPECT_EQ(first(), 100);
-    {
-      ForecastWriter writer(path, small_layout());
-      writer.write(0, 1, std::vector<float>(24, 7).data());
-    }
+    create_forecast(path, small_layout());
+    ThreadPool pool(0);
+    ForecastWriter(path, small_layout(), forecast_places(path, small_layout()), {0, 12})
+        .write(0, 0, std::vector<float>(24, 7).data(), pool);
     EXPECT_EQ(first(), 100);
-    ForecastWriter writer(path, small_layout());
-    writer.write(0, 1, std::vector<float>(24, 7).data());
-    writer.close();
+    publish_forecast(path);
     EXPECT_EQ(first(), 7);
     EXPECT_FALSE(fs::exists(folder / (std::string(".") + name + ".partial")));
-    BOREAS_EXPECT_ERROR(writer.write(0, 1, std::vector<float>(24, 7).data()), invalid_argument, "is closed");
+    BOREAS_EXPECT_ERROR(forecast_places(path, small_layout()), io, "there is no");
   }
 }
 
 TEST(ForecastWriter, RefusesWrongUse) {
   test::TemporaryFolder folder;
-  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.grib", small_layout()), unsupported, ".nc or .zarr");
-  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "no/a.zarr", small_layout()), io, "there is no folder");
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.hdf", small_layout()), unsupported, ".nc or .zarr");
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "no/a.zarr", small_layout()), io, "there is no folder");
   ForecastLayout layout = small_layout();
   layout.field_shape = {3, 5};
-  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", layout), shape, "does not hold 12 cells");
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.zarr", layout), shape, "does not hold 12 cells");
   layout = small_layout();
   layout.longitudes.pop_back();
-  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", layout), shape, "12 latitudes and 11 longitudes");
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.zarr", layout), shape, "12 latitudes and 11 longitudes");
   layout = small_layout();
-  layout.num_steps = 0;
-  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", layout), invalid_argument,
+  layout.steps = {};
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.zarr", layout), invalid_argument,
                       "needs variables, start dates and steps");
-  ForecastWriter writer(folder / "a.zarr", small_layout());
-  BOREAS_EXPECT_ERROR(writer.write(0, 0, nullptr), invalid_argument, "steps 1..3");
-  BOREAS_EXPECT_ERROR(writer.write(2, 1, nullptr), invalid_argument, "2 start dates");
+  layout = small_layout();
+  layout.variables[1].packed_range = {1, 1};
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.zarr", layout), invalid_argument, "v cannot be packed");
+  create_forecast(folder / "a.zarr", small_layout());
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", small_layout(), "", {0, 6}), invalid_argument,
+                      "not whole chunks");
+  ThreadPool pool(0);
+  const ForecastWriter writer(folder / "a.zarr", small_layout(), "", {0, 12});
+  BOREAS_EXPECT_ERROR(writer.write(0, 3, nullptr, pool), invalid_argument, "3 steps");
+  BOREAS_EXPECT_ERROR(writer.write(2, 1, nullptr, pool), invalid_argument, "2 start dates");
 }
 
-// A limit on the size of files stands for a full disk; it strikes while fields are written, or only at the end.
-TEST(ForecastWriter, FullDiskIsOneErrorAndLeavesNothing) {
+// A limit on the size of files stands for a full disk.
+TEST(ForecastWriter, FullDiskIsOneError) {
   for (const char* name : {"a.zarr", "a.nc"}) {
     test::TemporaryFolder folder;
     ForecastLayout layout = small_layout();
@@ -226,9 +322,12 @@ TEST(ForecastWriter, FullDiskIsOneErrorAndLeavesNothing) {
     std::vector<float> fields(40000);
     for (size_t i = 0; i < fields.size(); ++i) fields[i] = float(std::sin(double(i * i)));
     const auto write = [&] {
-      ForecastWriter writer(folder / name, layout);
-      writer.write(0, 1, fields.data());
-      writer.close();
+      create_forecast(folder / name, layout);
+      ThreadPool pool(1);
+      const ForecastWriter writer(folder / name, layout, forecast_places(folder / name, layout), {0, 20000});
+      writer.clear(pool);
+      writer.write(0, 0, fields.data(), pool);
+      publish_forecast(folder / name);
     };
     try {
       write();
@@ -249,7 +348,7 @@ TEST(ForecastWriter, FullDiskIsOneErrorAndLeavesNothing) {
       setrlimit(RLIMIT_FSIZE, &limit);
       BOREAS_EXPECT_ERROR(write(), io, "a.");
       setrlimit(RLIMIT_FSIZE, &before);
-      EXPECT_TRUE(fs::is_empty(folder.path())) << name << " limited to " << size << " of " << largest;
+      EXPECT_FALSE(fs::exists(folder / name)) << name << " limited to " << size << " of " << largest;
     }
     signal(SIGXFSZ, handler);
   }

@@ -1,0 +1,79 @@
+// ForecastOutput: what forecasts become on the disk, written by all ranks while the next step is computed.
+#pragma once
+
+#include <atomic>
+#include <future>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/json_lines.h"
+#include "engine/step_model.h"
+#include "io/forecast_writer.h"
+
+namespace boreas {
+
+/// Takes the field sets of forecasts on all ranks, keeps those that are asked for (variables, cells, steps), moves
+/// their rows to the ranks that own the chunks, and hands them to threads that encode and write. A bounded number of
+/// field sets is under way; write() waits for room.
+///
+/// Beside the files, `<output>.checksums.jsonl` gets a line for each start date: a checksum of each variable at each
+/// lead time, which depends on the values only, not on ranks, threads or formats. Until all is written, files and
+/// checksums have the names `.<name>.partial`; the checksums then say which start dates are complete, and a run that
+/// resumes goes on with the next.
+///
+/// Errors: io, of any thread, at the next write() or in close(). What has been written stays under its partial name,
+/// unless it is nothing.
+class ForecastOutput {
+ public:
+  /// `source` is the checkpoint. Collective, as all that follows. With `resume`, throws config if what is there is of
+  /// another forecast.
+  ForecastOutput(const StepModel& model, const RunConfig& config, std::vector<int64_t> starts,
+                 const std::string& source, bool resume);
+  ~ForecastOutput();
+
+  /// Start dates before it are written already.
+  int64_t first_start() const { return first_start_; }
+  /// fields f32 [V_o][cells of this rank] of a start date, by its place, at a lead time in steps; not needed
+  /// afterwards. Start dates and steps ascend.
+  void write(int64_t start, int64_t lead_steps, std::span<const float> fields);
+  /// Ends it: the files have their names. Returns their paths, the checksums last.
+  std::vector<std::string> close();
+
+  /// Host memory of the field sets under way, of this rank.
+  static int64_t staging_bytes(const StepModel& model, const ForecastConfig& config);
+
+ private:
+  /// A field set on its way to the files, [V][cells that this rank writes], and which start date it is of.
+  struct Slot {
+    Buffer memory;
+    std::future<void> done;
+    int64_t start = -1;
+  };
+  void open(const std::string& identity, bool resume);
+  void abandon();
+  void exchange(std::span<const float> fields, float* out);
+  void complete(int64_t end_start);
+  std::string record_path() const;
+
+  const StepModel& model_;
+  ForecastConfig config_;
+  std::vector<std::string> paths_;
+  ForecastLayout layout_;
+  std::vector<int64_t> columns_;     // of the model's outputs
+  std::vector<int64_t> chosen_;      // which of this rank's cells are written; all: empty
+  std::vector<Range> held_, owned_;  // by rank, of the cells in the files: what it computes, what it writes
+  std::vector<float> sent_, received_;
+  Arena arena_;
+  Context ctx_;
+  std::vector<ForecastWriter> writers_;
+  std::vector<std::vector<int64_t>> checksums_;  // by start date: [step][V], of the cells that this rank writes
+  std::unique_ptr<JsonLines> record_;            // on rank 0
+  int64_t first_start_ = 0, num_complete_ = 0, num_sets_ = 0;
+  bool closed_ = false;
+  std::vector<Slot> slots_;
+  ThreadPool pool_;  // last: its threads end first
+};
+
+}  // namespace boreas
