@@ -84,7 +84,7 @@ function(boreas_print_features)
   if(BOREAS_CUDA)
     set(cuda_row "Cudnn|attention by cuDNN  |cuDNN 9.14 and cudnn-frontend, -DCudnn_FRONTEND_INCLUDE_DIR")
   endif()
-  foreach(row ${cuda_row} "NetCDF|NetCDF in and out|libnetcdf-dev" "EcCodes|GRIB in             |libeccodes-dev" "PNG|maps                |libpng-dev"
+  foreach(row ${cuda_row} "NetCDF|NetCDF in and out|libnetcdf-dev" "EcCodes|GRIB in and out     |libeccodes-dev" "PNG|maps                |libpng-dev"
               "Minizip|datasets in zip     |libminizip-dev" "MPI_C|several ranks       |libopenmpi-dev"
               "Nccl|ranks on GPUs       |libnccl-dev, with -DBOREAS_CUDA=ON")
     string(REPLACE "|" ";" row "${row}")

@@ -8,11 +8,12 @@
 
 namespace boreas {
 
-enum class ForecastFormat { netcdf, zarr };
+enum class ForecastFormat { netcdf, zarr, grib };
 template <>
 struct EnumNames<ForecastFormat> {
   static constexpr std::array values{std::pair{ForecastFormat::netcdf, std::string_view("netcdf")},
-                                     std::pair{ForecastFormat::zarr, std::string_view("zarr")}};
+                                     std::pair{ForecastFormat::zarr, std::string_view("zarr")},
+                                     std::pair{ForecastFormat::grib, std::string_view("grib")}};
 };
 
 enum class ForecastPacking { none, int16 };
@@ -43,7 +44,7 @@ struct ForecastConfig {
     visit("dates", dates, "ISO dates", "start dates one by one, ascending; instead of start, end and interval");
     visit("lead_steps", lead_steps, "model steps", "length of each forecast");
     visit("every_steps", every_steps, "model steps", "write every so many of them");
-    visit("formats", formats, "", "files to write: netcdf, zarr");
+    visit("formats", formats, "", "files to write: netcdf, zarr, grib");
     visit("variables", variables, "", "output variables to write; empty: all");
     visit("area", area, "degrees", "write only the cells inside: [north, west, south, east]; empty: all");
     visit(

@@ -148,15 +148,17 @@ std::vector<Range> held_cells(const StepModel& model, const std::vector<int64_t>
   return held;
 }
 
-/// What each rank writes: whole chunks, as equal as can be.
-std::vector<Range> owned_cells(const ForecastLayout& layout, int num_ranks) {
-  const int64_t unit = layout.cells_per_unit(), n = layout.num_cells();
-  const Partition units = Partition::balanced((n + unit - 1) / unit, num_ranks);
-  std::vector<Range> owned;
-  for (int r = 0; r < num_ranks; ++r)
-    owned.push_back({std::min(n, units[r].begin * unit), std::min(n, units[r].end * unit)});
-  return owned;
+std::string suffix_of(ForecastFormat format) {
+  return format == ForecastFormat::netcdf ? ".nc" : format == ForecastFormat::zarr ? ".zarr" : ".grib";
 }
+
+std::vector<ForecastPart> parts_of(const std::string& path, const ForecastLayout& layout, int num_ranks) {
+  std::vector<ForecastPart> parts;
+  for (int r = 0; r < num_ranks; ++r) parts.push_back(forecast_part(path, layout, r, num_ranks));
+  return parts;
+}
+
+int64_t values_in(const ForecastPart& part) { return part.variables.size() * part.cells.size(); }
 
 Range common(Range a, Range b) {
   const int64_t begin = std::max(a.begin, b.begin);
@@ -196,8 +198,13 @@ std::vector<std::string> whole_lines(const std::string& path) {
 
 int64_t ForecastOutput::staging_bytes(const StepModel& model, const ForecastConfig& config) {
   const ForecastLayout layout = select(model, config).layout;
-  return config.num_buffers * int64_t(layout.variables.size()) *
-         owned_cells(layout, model.ranks().size())[size_t(model.ranks().rank())].size() * 4;
+  std::vector<ForecastPart> parts;
+  int64_t values = 0;
+  for (const ForecastFormat format : config.formats) {
+    parts.push_back(forecast_part(suffix_of(format), layout, model.ranks().rank(), model.ranks().size()));
+    if (std::find(parts.begin(), parts.end() - 1, parts.back()) == parts.end() - 1) values += values_in(parts.back());
+  }
+  return config.num_buffers * values * 4;
 }
 
 std::string ForecastOutput::record_path() const { return paths_.back(); }
@@ -210,7 +217,7 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
       arena_(Buffer(Device::cpu(), Buffer::Kind::host, 1, "staging")),
       ctx_(Device::cpu(), arena_),
       pool_(int(num_threads(config_))) {
-  BOREAS_CHECK(!config_.formats.empty(), config, "forecast.formats is empty; expected netcdf, zarr or both");
+  BOREAS_CHECK(!config_.formats.empty(), config, "forecast.formats is empty; expected netcdf, zarr or grib");
   BOREAS_CHECK(config_.num_buffers >= 1, config, "forecast.num_buffers is {}; expected at least 1",
                config_.num_buffers);
   Communicator& ranks = model.ranks();
@@ -219,18 +226,34 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
   layout_.start_dates = std::move(starts);
   layout_.attributes = {{"title", "boreas forecast"}, {"source", "boreas, checkpoint " + source}};
   held_ = held_cells(model, selection.cells);
-  owned_ = owned_cells(layout_, ranks.size());
-  const Range held = held_[size_t(ranks.rank())], owned = owned_[size_t(ranks.rank())];
+  const Range held = held_[size_t(ranks.rank())];
   for (int64_t i = held.begin; i < held.end && !selection.cells.empty(); ++i)
     chosen_.push_back(selection.cells[size_t(i)] - model.cells().begin);
-  const int64_t num_variables = int64_t(columns_.size()), inside = common(held, owned).size();
-  sent_.resize(size_t(num_variables * (held.size() - inside)));
-  received_.resize(size_t(num_variables * (owned.size() - inside)));
   checksums_.resize(layout_.start_dates.size());
 
   const fs::path base = fs::path(config.output) / config_.output;
-  for (const ForecastFormat format : config_.formats)
-    paths_.push_back(base.string() + (format == ForecastFormat::netcdf ? ".nc" : ".zarr"));
+  size_t most_sent = 0, most_received = 0;
+  int64_t num_values = 0;
+  for (const ForecastFormat format : config_.formats) {
+    paths_.push_back(base.string() + suffix_of(format));
+    std::vector<ForecastPart> parts = parts_of(paths_.back(), layout_, ranks.size());
+    const auto same = std::find_if(routes_.begin(), routes_.end(), [&](const Route& r) { return r.parts == parts; });
+    route_of_.push_back(size_t(same - routes_.begin()));
+    if (same != routes_.end()) continue;
+    routes_.push_back({std::move(parts), {}, num_values});
+    const Route& route = routes_.back();
+    num_values += values_in(route.parts[size_t(ranks.rank())]);
+    size_t sent = 0, received = 0;
+    for (int peer = 0; peer < ranks.size(); ++peer)
+      if (peer != ranks.rank()) {
+        sent += size_t(values_in(sent_to(route, ranks.rank(), peer)));
+        received += size_t(values_in(sent_to(route, peer, ranks.rank())));
+      }
+    most_sent = std::max(most_sent, sent);
+    most_received = std::max(most_received, received);
+  }
+  sent_.resize(most_sent);
+  received_.resize(most_received);
   paths_.push_back(base.string() + ".checksums.jsonl");
   std::vector<std::string> names, dates;
   for (const auto& variable : layout_.variables) names.push_back(variable.name);
@@ -246,7 +269,7 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
       {"packing", to_string(config_.packing)},
       {"compressor", layout_.compressor.to_string()},
       {"chunk_cells",
-       layout_.cells_per_unit()}}.dump();
+       layout_.cells_per_chunk()}}.dump();
 
   try {
     open(identity, resume);
@@ -293,14 +316,16 @@ void ForecastOutput::open(const std::string& identity, bool resume) {
   told = Json::parse(ranks.text_of(0, told.dump()));
   first_start_ = num_complete_ = told["first_start"].get<int64_t>();
   if (first_start_ == int64_t(layout_.start_dates.size())) return;
+  int64_t num_values = 0;
+  for (const Route& route : routes_) num_values += values_in(route.parts[size_t(ranks.rank())]);
   for (size_t f = 0; f + 1 < paths_.size(); ++f) {
-    writers_.emplace_back(paths_[f], layout_, told["places"][f].get<std::string>(), owned_[size_t(ranks.rank())]);
-    if (first_start_ == 0) writers_.back().clear(pool_);
+    Route& route = routes_[route_of_[f]];
+    route.writers.emplace_back(paths_[f], layout_, told["places"][f].get<std::string>(),
+                               route.parts[size_t(ranks.rank())]);
+    if (first_start_ == 0) route.writers.back().clear(pool_);
   }
   slots_.resize(size_t(config_.num_buffers));
-  for (Slot& slot : slots_)
-    slot.memory = Buffer(Device::cpu(), Buffer::Kind::host,
-                         int64_t(columns_.size()) * owned_[size_t(ranks.rank())].size() * 4, "output");
+  for (Slot& slot : slots_) slot.memory = Buffer(Device::cpu(), Buffer::Kind::host, num_values * 4, "output");
 }
 
 ForecastOutput::~ForecastOutput() {
@@ -311,53 +336,57 @@ ForecastOutput::~ForecastOutput() {
 
 /// Removes what holds nothing yet.
 void ForecastOutput::abandon() {
-  writers_.clear();
+  routes_.clear();
   if (!record_ || num_sets_ > 0 || first_start_ > 0) return;
   record_.reset();
   for (const std::string& path : paths_) remove_quietly(partial_path(path));
 }
 
-/// From the cells that this rank computes to those that it writes.
-void ForecastOutput::exchange(std::span<const float> fields, float* out) {
+/// What one rank computes of what another writes.
+ForecastPart ForecastOutput::sent_to(const Route& route, int from, int to) const {
+  const ForecastPart& part = route.parts[size_t(to)];
+  return {part.variables, common(held_[size_t(from)], part.cells)};
+}
+
+/// From who computes to who writes: `out` gets this rank's part.
+void ForecastOutput::exchange(const Route& route, std::span<const float> fields, float* out) {
   Communicator& ranks = model_.ranks();
   const int me = ranks.rank();
-  const Range held = held_[size_t(me)], owned = owned_[size_t(me)];
-  const int64_t num_variables = int64_t(columns_.size()), num_cells = model_.num_cells();
-  // Copies the part of one variable.
-  const auto copy = [&](int64_t v, Range part, float* to) {
+  const int64_t first_held = held_[size_t(me)].begin, num_cells = model_.num_cells();
+  const auto copy = [&](int64_t v, Range cells, float* to) {
     const float* const from = fields.data() + columns_[size_t(v)] * num_cells;
-    const int64_t first = part.begin - held.begin;
+    const int64_t first = cells.begin - first_held;
     if (chosen_.empty()) {
-      std::copy_n(from + first, part.size(), to);
+      std::copy_n(from + first, cells.size(), to);
     } else {
-      for (int64_t i = 0; i < part.size(); ++i) to[i] = from[chosen_[size_t(first + i)]];
+      for (int64_t i = 0; i < cells.size(); ++i) to[i] = from[chosen_[size_t(first + i)]];
     }
   };
-  const auto rows = [&](int peer, float* at, int64_t size) {
-    return Communicator::Rows{peer, Tensor(at, DType::f32, {num_variables, size})};
+  const auto message = [](int peer, float* at, const ForecastPart& part) {
+    return Communicator::Rows{peer, Tensor(at, DType::f32, {part.variables.size(), part.cells.size()})};
   };
   std::vector<Communicator::Rows> send, receive;
   float *to = sent_.data(), *from = received_.data();
   for (int peer = 0; peer < ranks.size(); ++peer) {
     if (peer == me) continue;
-    if (const Range part = common(held, owned_[size_t(peer)]); part.size() > 0) {
-      for (int64_t v = 0; v < num_variables; ++v) copy(v, part, to + v * part.size());
-      send.push_back(rows(peer, to, part.size()));
-      to += num_variables * part.size();
+    if (const ForecastPart part = sent_to(route, me, peer); values_in(part) > 0) {
+      send.push_back(message(peer, to, part));
+      for (int64_t v = part.variables.begin; v < part.variables.end; ++v, to += part.cells.size())
+        copy(v, part.cells, to);
     }
-    if (const Range part = common(held_[size_t(peer)], owned); part.size() > 0) {
-      receive.push_back(rows(peer, from, part.size()));
-      from += num_variables * part.size();
+    if (const ForecastPart part = sent_to(route, peer, me); values_in(part) > 0) {
+      receive.push_back(message(peer, from, part));
+      from += values_in(part);
     }
   }
   ranks.exchange(ctx_, send, receive);
-  const Range own = common(held, owned);
-  pool_.parallel_for(num_variables, [&](int64_t v) {
-    float* const field = out + v * owned.size();
-    if (own.size() > 0) copy(v, own, field + (own.begin - owned.begin));
-    for (const Communicator::Rows& message : receive) {
-      const Range part = common(held_[size_t(message.rank)], owned);
-      std::copy_n(message.rows.as<float>() + v * part.size(), part.size(), field + (part.begin - owned.begin));
+  const ForecastPart own = sent_to(route, me, me), whole = route.parts[size_t(me)];
+  pool_.parallel_for(whole.variables.size(), [&](int64_t i) {
+    float* const field = out + i * whole.cells.size();
+    if (own.cells.size() > 0) copy(whole.variables.begin + i, own.cells, field + (own.cells.begin - whole.cells.begin));
+    for (const Communicator::Rows& rows : receive) {
+      const Range cells = sent_to(route, rows.rank, me).cells;
+      std::copy_n(rows.rows.as<float>() + i * cells.size(), cells.size(), field + (cells.begin - whole.cells.begin));
     }
   });
 }
@@ -371,15 +400,17 @@ void ForecastOutput::write(int64_t start, int64_t lead_steps, std::span<const fl
   std::vector<int64_t>& sums = checksums_[size_t(start)];
   sums.resize(layout_.steps.size() * size_t(num_variables));
   float* const values = static_cast<float*>(slot.memory.data());
-  exchange(fields, values);
+  for (const Route& route : routes_) exchange(route, fields, values + route.place);
   ++num_sets_;
-  const Range owned = owned_[size_t(model_.ranks().rank())];
-  slot.done = pool_.submit([this, start, step, num_variables, owned, values, sums = sums.data()] {
-    pool_.parallel_for(num_variables, [&](int64_t v) {
-      sums[step * num_variables + v] =
-          int64_t(checksum({values + v * owned.size(), size_t(owned.size())}, owned.begin));
+  const auto me = size_t(model_.ranks().rank());
+  slot.done = pool_.submit([this, me, start, step, values, sums = sums.data() + step * num_variables] {
+    const ForecastPart& part = routes_[0].parts[me];
+    pool_.parallel_for(part.variables.size(), [&](int64_t i) {
+      sums[part.variables.begin + i] =
+          int64_t(checksum({values + i * part.cells.size(), size_t(part.cells.size())}, part.cells.begin));
     });
-    for (const ForecastWriter& writer : writers_) writer.write(start, step, values, pool_);
+    for (const Route& route : routes_)
+      for (const ForecastWriter& writer : route.writers) writer.write(start, step, values + route.place, pool_);
   });
   // The start date before this one has long been written: to ask for it does not wait.
   if (step + 1 == int64_t(layout_.steps.size())) complete(start);
@@ -411,7 +442,8 @@ void ForecastOutput::complete(int64_t end_start) {
 std::vector<std::string> ForecastOutput::close() {
   complete(int64_t(layout_.start_dates.size()));
   double clipped[] = {0};
-  for (const ForecastWriter& writer : writers_) clipped[0] += double(writer.num_clipped());
+  for (const Route& route : routes_)
+    for (const ForecastWriter& writer : route.writers) clipped[0] += double(writer.num_clipped());
   Communicator& ranks = model_.ranks();
   ranks.sum_values(clipped);
   if (clipped[0] > 0)
@@ -419,7 +451,7 @@ std::vector<std::string> ForecastOutput::close() {
         "{:.0f} values lay outside of the range that they are packed in, and were cut; see the comments of the "
         "variables, or set forecast.packing to none",
         clipped[0]);
-  writers_.clear();
+  routes_.clear();
   ranks.barrier();  // all have written
   if (record_) {
     record_.reset();

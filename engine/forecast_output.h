@@ -45,7 +45,13 @@ class ForecastOutput {
   static int64_t staging_bytes(const StepModel& model, const ForecastConfig& config);
 
  private:
-  /// A field set on its way to the files, [V][cells that this rank writes], and which start date it is of.
+  /// What the ranks write of some of the files, by rank: values go from who computes them to who writes them.
+  struct Route {
+    std::vector<ForecastPart> parts;
+    std::vector<ForecastWriter> writers;
+    int64_t place = 0;  ///< in a slot: the first value of this rank's part, [variables][cells]
+  };
+  /// A field set on its way to the files, a part for each route, and which start date it is of.
   struct Slot {
     Buffer memory;
     std::future<void> done;
@@ -53,7 +59,8 @@ class ForecastOutput {
   };
   void open(const std::string& identity, bool resume);
   void abandon();
-  void exchange(std::span<const float> fields, float* out);
+  ForecastPart sent_to(const Route& route, int from, int to) const;
+  void exchange(const Route& route, std::span<const float> fields, float* out);
   void complete(int64_t end_start);
   std::string record_path() const;
 
@@ -61,14 +68,15 @@ class ForecastOutput {
   ForecastConfig config_;
   std::vector<std::string> paths_;
   ForecastLayout layout_;
-  std::vector<int64_t> columns_;     // of the model's outputs
-  std::vector<int64_t> chosen_;      // which of this rank's cells are written; all: empty
-  std::vector<Range> held_, owned_;  // by rank, of the cells in the files: what it computes, what it writes
+  std::vector<int64_t> columns_;  // of the model's outputs
+  std::vector<int64_t> chosen_;   // which of this rank's cells are written; all: empty
+  std::vector<Range> held_;       // by rank: what it computes, of the cells in the files
+  std::vector<Route> routes_;
+  std::vector<size_t> route_of_;  // by file
   std::vector<float> sent_, received_;
   Arena arena_;
   Context ctx_;
-  std::vector<ForecastWriter> writers_;
-  std::vector<std::vector<int64_t>> checksums_;  // by start date: [step][V], of the cells that this rank writes
+  std::vector<std::vector<int64_t>> checksums_;  // by start date: [step][V], of what this rank writes
   std::unique_ptr<JsonLines> record_;            // on rank 0
   int64_t first_start_ = 0, num_complete_ = 0, num_sets_ = 0;
   bool closed_ = false;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/forecast_output.h"
 #include "engine/forecaster.h"
 
 namespace boreas {
@@ -44,7 +45,7 @@ std::string MemoryReport::table() const {
   append_lines(text, "forecast", forecast);
   if (context_bytes > 0)
     text += fmt::format(
-        "on a GPU, besides {} for the CUDA context and the code of kernels; pinned on the host {} in training, {} in a "
+        "on a GPU, besides {} for the CUDA context and the code of kernels; on the host {} in training, {} in a "
         "forecast\n",
         format_bytes(context_bytes), format_bytes(training_host_bytes), format_bytes(forecast_host_bytes));
   return text;
@@ -90,9 +91,10 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   const std::string ahead =
       fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
   const int64_t states = Forecaster::staging_bytes(step.model());
+  const int64_t output = ForecastOutput::staging_bytes(step.model(), setup.config.forecast);
   if (device.is_cuda()) {
     report.training_host_bytes = staging;
-    report.forecast_host_bytes = states;
+    report.forecast_host_bytes = states + output;
     report.context_bytes = kContextBytes;
     report.training.push_back({"batch", batch, ""});
     report.training.push_back({"staging", batch, "a batch on its way"});
@@ -102,6 +104,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   } else {
     report.training.push_back({"staging", staging, ahead});
     report.forecast.push_back({"staging", states, "states in and out"});
+    report.forecast.push_back({"output", output, "field sets on their way to files"});
   }
   add_arena(report.training, report.training_peak);
   add_arena(report.forecast, report.forecast_peak);

@@ -17,7 +17,7 @@ struct MemoryReport {
     std::string note;
   };
   std::vector<Line> training, forecast;                      ///< disjoint parts of each, in the memory of the device
-  int64_t training_host_bytes = 0, forecast_host_bytes = 0;  ///< pinned memory of a GPU's host
+  int64_t training_host_bytes = 0, forecast_host_bytes = 0;  ///< memory of a GPU's host
   int64_t context_bytes = 0;  ///< what a GPU needs besides, an allowance: the CUDA context, the code of kernels
   Arena::Peak training_peak, forecast_peak;
   int64_t num_parameters = 0;

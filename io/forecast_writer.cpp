@@ -15,9 +15,11 @@
 #include <nlohmann/json.hpp>
 
 #include "io/atomic_replace.h"
+#include "io/grib_output.h"
 #include "io/hdf5_file.h"
 #include "io/zarr.h"
 #include "kernels/core/error.h"
+#include "kernels/core/partition.h"
 #ifdef BOREAS_WITH_NETCDF
 #include "io/netcdf.h"
 #endif
@@ -33,10 +35,14 @@ constexpr int16_t kMissing = INT16_MIN;       // of packed values
 constexpr int kLargest = 32767;               // the others are -32767 .. 32767
 constexpr int64_t kPiece = int64_t{1} << 20;  // values that are packed or cleared at a time
 
-bool is_zarr(const std::string& path) {
-  BOREAS_CHECK(path.ends_with(".zarr") || path.ends_with(".nc"), unsupported,
-               "{}: the suffix of a forecast says its format: .nc or .zarr", path);
-  return path.ends_with(".zarr");
+enum class Format { zarr, netcdf, grib };
+
+Format format_of(const std::string& path) {
+  if (path.ends_with(".zarr")) return Format::zarr;
+  if (path.ends_with(".nc")) return Format::netcdf;
+  BOREAS_CHECK(path.ends_with(".grib"), unsupported,
+               "{}: the suffix of a forecast says its format: .nc, .zarr or .grib", path);
+  return Format::grib;
 }
 
 // value = offset + scale * packed
@@ -271,7 +277,7 @@ void create_zarr(const std::string& partial, const ForecastLayout& layout) {
     spec.shape = spec.chunks = contents.shape_of(contents.field_dimensions);
     spec.chunks[0] = spec.chunks[1] = 1;
     const int64_t columns = spec.shape.size() == 4 ? spec.shape[3] : 1;
-    spec.chunks[2] = std::min(spec.shape[2], layout.cells_per_unit() / columns);
+    spec.chunks[2] = std::min(spec.shape[2], layout.cells_per_chunk() / columns);
     spec.dtype = field.packed ? "<i2" : "<f4";
     spec.fill_value = field.packed ? double(kMissing) : NAN;
     spec.compressor = layout.compressor;
@@ -423,7 +429,7 @@ struct OpenFile {
 
 }  // namespace
 
-int64_t ForecastLayout::cells_per_unit() const {
+int64_t ForecastLayout::cells_per_chunk() const {
   const int64_t columns = field_shape.size() == 2 ? field_shape[1] : 1;
   return std::max<int64_t>(1, chunk_cells / columns) * columns;
 }
@@ -432,15 +438,13 @@ double packing_error(const std::pair<double, double>& range) { return Packing(ra
 
 void create_forecast(const std::string& path, const ForecastLayout& layout) {
   check_layout(path, layout);
-  const bool zarr = is_zarr(path);
+  const Format format = format_of(path);
   const std::string partial = partial_path(path);
   remove_quietly(partial);
   try {
-    if (zarr) {
-      create_zarr(partial, layout);
-    } else {
-      create_netcdf(path, partial, layout);
-    }
+    if (format == Format::zarr) create_zarr(partial, layout);
+    if (format == Format::netcdf) create_netcdf(path, partial, layout);
+    if (format == Format::grib) create_grib(path, partial, layout);
   } catch (...) {
     remove_quietly(partial);
     throw;
@@ -451,47 +455,67 @@ std::string forecast_places(const std::string& path, const ForecastLayout& layou
   check_layout(path, layout);
   const std::string partial = partial_path(path);
   BOREAS_CHECK(std::filesystem::exists(partial), io, "{}: there is no {} to write into", path, partial);
-  if (!is_zarr(path)) return json(netcdf_places(partial, layout)).dump();
+  if (format_of(path) == Format::netcdf) return json(netcdf_places(partial, layout)).dump();
+  if (format_of(path) == Format::grib) return json(Places{grib_slot_bytes(path, layout)}).dump();
   remove_leftovers(partial, layout);
   return {};
+}
+
+ForecastPart forecast_part(const std::string& path, const ForecastLayout& layout, int64_t writer, int64_t num_writers) {
+  const int64_t num_variables = int64_t(layout.variables.size()), n = layout.num_cells();
+  if (format_of(path) == Format::grib) return {Partition::balanced(num_variables, num_writers)[writer], {0, n}};
+  const int64_t chunk = layout.cells_per_chunk();
+  const Range chunks = Partition::balanced((n + chunk - 1) / chunk, num_writers)[writer];
+  return {{0, num_variables}, {std::min(n, chunks.begin * chunk), std::min(n, chunks.end * chunk)}};
 }
 
 void publish_forecast(const std::string& path) { replace_path(partial_path(path), path); }
 
 struct ForecastWriter::Impl {
-  Impl(const std::string& path_in, const ForecastLayout& layout_in, const std::string& places_in, Range cells_in);
+  Impl(const std::string& path_in, const ForecastLayout& layout_in, const std::string& places_in, ForecastPart part_in);
 
   void write_variable(int64_t v, int64_t start, int64_t step, const float* values, ThreadPool& pool);
-  void put(int64_t v, int64_t start, int64_t step, Range part, const void* values, ThreadPool& pool);
+  void put(int64_t v, int64_t start, int64_t step, Range cells, const void* values, ThreadPool& pool);
   int64_t pack(int64_t v, std::span<const float> values, int16_t* packed) const;
 
   std::string path;
   ForecastLayout layout;
-  Range cells;
+  Format format;
+  ForecastPart part;
   std::vector<ZarrArray> arrays;  // of a Zarr store
-  OpenFile file;                  // of NetCDF
-  Places places;
+  OpenFile file;                  // else
+  Places places;                  // GRIB: room of a message
   std::atomic<int64_t> num_clipped = 0;
 };
 
 ForecastWriter::Impl::Impl(const std::string& path_in, const ForecastLayout& layout_in, const std::string& places_in,
-                           Range cells_in)
-    : path(path_in), layout(layout_in), cells(cells_in) {
+                           ForecastPart part_in)
+    : path(path_in), layout(layout_in), format(format_of(path_in)), part(part_in) {
   check_layout(path, layout);
-  const int64_t unit = layout.cells_per_unit(), n = layout.num_cells();
-  BOREAS_CHECK(0 <= cells.begin && cells.begin <= cells.end && cells.end <= n &&
-                   (cells.size() == 0 || (cells.begin % unit == 0 && (cells.end % unit == 0 || cells.end == n))),
-               invalid_argument, "{}: the cells {}..{} of a writer are not whole chunks of {} of the {} cells", path,
-               cells.begin, cells.end, unit, n);
+  const int64_t chunk = layout.cells_per_chunk(), n = layout.num_cells(),
+                num_variables = int64_t(layout.variables.size());
+  const Range cells = part.cells, variables = part.variables;
+  const auto inside = [](Range range, int64_t size) {
+    return 0 <= range.begin && range.begin <= range.end && range.end <= size;
+  };
+  const bool whole_fields = cells.size() == n;
+  const bool whole_chunks =
+      variables.size() == num_variables &&
+      (cells.size() == 0 || (cells.begin % chunk == 0 && (cells.end % chunk == 0 || cells.end == n)));
+  BOREAS_CHECK(
+      inside(cells, n) && inside(variables, num_variables) && (format == Format::grib ? whole_fields : whole_chunks),
+      invalid_argument, "{}: the cells {}..{} of the variables {}..{} are no part that is written by itself", path,
+      cells.begin, cells.end, variables.begin, variables.end);
   const std::string partial = partial_path(path);
-  if (is_zarr(path)) {
+  if (format == Format::zarr) {
     const auto store = open_store(partial);
     for (const auto& variable : layout.variables) arrays.push_back(ZarrArray::open(store, variable.name));
     return;
   }
   places = json::parse(places_in).get<Places>();
-  BOREAS_CHECK(places.size() == layout.variables.size(), invalid_argument, "{}: {} places for {} variables", path,
-               places.size(), layout.variables.size());
+  const size_t expected = format == Format::grib ? 1 : layout.variables.size();
+  BOREAS_CHECK(places.size() == expected, invalid_argument, "{}: {} places, expected {}", path, places.size(),
+               expected);
   file.descriptor = ::open(partial.c_str(), O_WRONLY | O_CLOEXEC);
   BOREAS_CHECK(file.descriptor >= 0, io, "{}: opening {} failed: {}", path, partial, std::strerror(errno));
 }
@@ -511,13 +535,13 @@ int64_t ForecastWriter::Impl::pack(int64_t v, std::span<const float> values, int
   return clipped;
 }
 
-void ForecastWriter::Impl::put(int64_t v, int64_t start, int64_t step, Range part, const void* values,
+void ForecastWriter::Impl::put(int64_t v, int64_t start, int64_t step, Range cells, const void* values,
                                ThreadPool& pool) {
   const int64_t item = layout.variables[size_t(v)].packed_range ? 2 : 4;
   if (arrays.empty()) {
     const int64_t set = start * int64_t(layout.steps.size()) + step;
-    write_at(file.descriptor, path, places[size_t(v)] + (set * layout.num_cells() + part.begin) * item,
-             {static_cast<const std::byte*>(values), size_t(part.size() * item)});
+    write_at(file.descriptor, path, places[size_t(v)] + (set * layout.num_cells() + cells.begin) * item,
+             {static_cast<const std::byte*>(values), size_t(cells.size() * item)});
     return;
   }
   ZarrArray& array = arrays[size_t(v)];
@@ -527,38 +551,47 @@ void ForecastWriter::Impl::put(int64_t v, int64_t start, int64_t step, Range par
   box.begin[1] = step;
   box.end[1] = step + 1;
   const int64_t columns = box.end.size() == 4 ? box.end[3] : 1;
-  box.begin[2] = part.begin / columns;
-  box.end[2] = part.end / columns;
+  box.begin[2] = cells.begin / columns;
+  box.end[2] = cells.end / columns;
   array.write(box, values, pool);
 }
 
 void ForecastWriter::Impl::write_variable(int64_t v, int64_t start, int64_t step, const float* values,
                                           ThreadPool& pool) {
+  if (format == Format::grib) {
+    const int64_t message = (start * int64_t(layout.steps.size()) + step) * int64_t(layout.variables.size()) + v;
+    const std::vector<std::byte> bytes = encode_grib(path, layout, v, start, step, values);
+    BOREAS_CHECK(int64_t(bytes.size()) <= places[0], internal, "{}: a message of {} bytes, but there is room for {}",
+                 path, bytes.size(), places[0]);
+    write_at(file.descriptor, path, message * places[0], bytes);
+    return;
+  }
+  const Range cells = part.cells;
   // Pieces are of whole chunks.
-  const int64_t unit = layout.cells_per_unit(), piece = std::max<int64_t>(1, kPiece / unit) * unit;
+  const int64_t unit = layout.cells_per_chunk(), piece = std::max<int64_t>(1, kPiece / unit) * unit;
   pool.parallel_for((cells.size() + piece - 1) / piece, [&](int64_t i) {
-    const Range part{cells.begin + i * piece, std::min(cells.end, cells.begin + (i + 1) * piece)};
-    const float* const from = values + (part.begin - cells.begin);
+    const Range some{cells.begin + i * piece, std::min(cells.end, cells.begin + (i + 1) * piece)};
+    const float* const from = values + (some.begin - cells.begin);
     if (!layout.variables[size_t(v)].packed_range) {
-      put(v, start, step, part, from, pool);
+      put(v, start, step, some, from, pool);
       return;
     }
-    std::vector<int16_t> packed(size_t(part.size()));
+    std::vector<int16_t> packed(size_t(some.size()));
     num_clipped += pack(v, {from, packed.size()}, packed.data());
-    put(v, start, step, part, packed.data(), pool);
+    put(v, start, step, some, packed.data(), pool);
   });
 }
 
 ForecastWriter::ForecastWriter(const std::string& path, const ForecastLayout& layout, const std::string& places,
-                               Range cells)
-    : impl_(std::make_unique<Impl>(path, layout, places, cells)) {}
+                               ForecastPart part)
+    : impl_(std::make_unique<Impl>(path, layout, places, part)) {}
 ForecastWriter::~ForecastWriter() = default;
 ForecastWriter::ForecastWriter(ForecastWriter&&) noexcept = default;
 
 void ForecastWriter::clear(ThreadPool& pool) const {
-  if (!impl_->arrays.empty() || impl_->cells.size() == 0) return;
+  if (impl_->format != Format::netcdf || impl_->part.cells.size() == 0) return;
   const ForecastLayout& layout = impl_->layout;
-  const std::vector<float> nothing(size_t(impl_->cells.size()), NAN);
+  const std::vector<float> nothing(size_t(impl_->part.cells.size()), NAN);
   const int64_t num_variables = int64_t(layout.variables.size()), num_steps = int64_t(layout.steps.size());
   pool.parallel_for(int64_t(layout.start_dates.size()) * num_steps * num_variables, [&](int64_t i) {
     const int64_t set = i / num_variables;
@@ -572,8 +605,10 @@ void ForecastWriter::write(int64_t start, int64_t step, const float* fields, Thr
       start >= 0 && start < int64_t(layout.start_dates.size()) && step >= 0 && step < int64_t(layout.steps.size()),
       invalid_argument, "{}: has {} start dates and {} steps, but those at place {} and {} are written", impl_->path,
       layout.start_dates.size(), layout.steps.size(), start, step);
-  pool.parallel_for(int64_t(layout.variables.size()),
-                    [&](int64_t v) { impl_->write_variable(v, start, step, fields + v * impl_->cells.size(), pool); });
+  const ForecastPart part = impl_->part;
+  pool.parallel_for(part.variables.size(), [&](int64_t i) {
+    impl_->write_variable(part.variables.begin + i, start, step, fields + i * part.cells.size(), pool);
+  });
 }
 
 int64_t ForecastWriter::num_clipped() const { return impl_->num_clipped; }

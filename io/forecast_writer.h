@@ -1,4 +1,4 @@
-// Forecasts as CF NetCDF-4 or Zarr, written by any number of writers, each its own cells.
+// Forecasts as CF NetCDF-4, Zarr or GRIB 2, written by any number of writers, each its own part.
 #pragma once
 
 #include <map>
@@ -34,21 +34,35 @@ struct ForecastLayout {
   Codec compressor = {};                          // of Zarr
 
   int64_t num_cells() const { return int64_t(latitudes.size()); }
-  /// The cells that writers divide among them: a writer's range begins at a multiple of it and ends at one or with the
-  /// last cell. It is that of a chunk.
-  int64_t cells_per_unit() const;
+  int64_t cells_per_chunk() const;
 };
+
+/// What one writer writes: these cells of these variables.
+struct ForecastPart {
+  Range variables, cells;
+  bool operator==(const ForecastPart&) const = default;
+};
+
+/// The part of one of `num_writers` writers, as equal as can be; some may be empty. Of NetCDF and Zarr all variables of
+/// some cells, which are whole chunks; of GRIB all cells of some variables.
+ForecastPart forecast_part(const std::string& path, const ForecastLayout& layout, int64_t writer, int64_t num_writers);
 
 /// Greatest difference between a value inside of the range and what is read back.
 double packing_error(const std::pair<double, double>& range);
 
 /// Makes the file, with all coordinates and no values, aside as `.<name>.partial`, replacing an unfinished one. Once,
-/// before any writer. The suffix of the path chooses the format: .nc is NetCDF-4, .zarr is Zarr format 2.
+/// before any writer. The suffix of the path chooses the format: .nc is NetCDF-4, .zarr is Zarr format 2, .grib is
+/// GRIB 2.
 ///
 /// Dimensions: forecast_reference_time, step, then latitude and longitude for a regular grid, y and x for another 2-D
 /// grid, or cell. Coordinates: forecast_reference_time and time (valid time, by start and step) in seconds since
 /// 1970-01-01, step as a count, lead_time in hours (by start and step, since calendar months differ), latitude and
-/// longitude in degrees. Errors: unsupported (built without NetCDF, unknown suffix), io, shape.
+/// longitude in degrees.
+///
+/// GRIB: a message of 16-bit values for each start date, step and variable, in this order, with zeros between them,
+/// which readers skip; the grid must be regular in latitude and longitude, or (reduced) Gaussian, and names those of
+/// ecCodes, "t_850" for a pressure level. Errors: unsupported (built without NetCDF or ecCodes, unknown suffix, a grid
+/// or name that GRIB does not know), io, shape.
 void create_forecast(const std::string& path, const ForecastLayout& layout);
 
 /// Where in an unfinished file the values lie: text to hand to every writer. Throws io if there is none.
@@ -57,19 +71,20 @@ std::string forecast_places(const std::string& path, const ForecastLayout& layou
 /// Gives the file its name, replacing what was there: once, after all writers are done.
 void publish_forecast(const std::string& path);
 
-/// Writes some cells of an unfinished file, field set by field set, in any order and from any number of threads.
-/// Nothing that two writers with different cells write is the same chunk or byte, so they need not know of each other;
-/// the file does not depend on how many there were. Values of NetCDF lie uncompressed at places fixed beforehand.
+/// Writes a part of an unfinished file, field set by field set, in any order and from any number of threads. Nothing
+/// that two writers with different parts write is the same chunk or byte, so they need not know of each other; the file
+/// does not depend on how many there were. Values of NetCDF lie uncompressed at places fixed beforehand, and so does
+/// each message of GRIB.
 class ForecastWriter {
  public:
-  /// cells: see ForecastLayout::cells_per_unit; may be empty.
-  ForecastWriter(const std::string& path, const ForecastLayout& layout, const std::string& places, Range cells);
+  /// `part`: one of forecast_part's.
+  ForecastWriter(const std::string& path, const ForecastLayout& layout, const std::string& places, ForecastPart part);
   ~ForecastWriter();
   ForecastWriter(ForecastWriter&&) noexcept;
 
-  /// Makes all values of these cells NaN. Needed by NetCDF; a chunk of Zarr that is not there is NaN.
+  /// Makes all values of this part NaN. Needed by NetCDF; elsewhere what is not written is not there.
   void clear(ThreadPool& pool) const;
-  /// fields[v][cell - cells.begin] of a start date and a step, by their places in the layout.
+  /// fields[variable][cell] of the part, of a start date and a step, by their places in the layout.
   void write(int64_t start, int64_t step, const float* fields, ThreadPool& pool) const;
   /// How many values so far lay outside of the range that their variable is packed in; they became its nearest end.
   int64_t num_clipped() const;

@@ -206,7 +206,7 @@ void add_run_commands(CLI::App& app, Session& session) {
                         "checkpoint file; default: the best of the output folder, else the latest");
     return checkpoint;
   };
-  on_config("forecast", "forecast from the dates of a dataset, and write NetCDF or Zarr",
+  on_config("forecast", "forecast from the dates of a dataset, and write NetCDF, Zarr or GRIB",
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
               auto resume = std::make_shared<bool>(false);

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/hdf5_file.h"
+#include "io/input_files.h"
 #include "io/zarr.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tolerances.h"
@@ -44,18 +45,16 @@ void write_all(const std::string& path, const ForecastLayout& layout, int num_wr
   create_forecast(path, layout);
   const std::string places = forecast_places(path, layout);
   ThreadPool pool(2);
-  const int64_t unit = layout.cells_per_unit(), num_units = (12 + unit - 1) / unit;
   for (int w = 0; w < num_writers; ++w) {
-    const Range cells{std::min<int64_t>(12, num_units * w / num_writers * unit),
-                      std::min<int64_t>(12, num_units * (w + 1) / num_writers * unit)};
-    const ForecastWriter writer(path, layout, places, cells);
+    const ForecastPart part = forecast_part(path, layout, w, num_writers);
+    const ForecastWriter writer(path, layout, places, part);
     writer.clear(pool);
     for (int64_t start = 1; start >= 0; --start)  // any order
       for (int64_t step = 0; step < 3; ++step) {
         if (start == 0 && step == 1) continue;
         std::vector<float> fields;
-        for (int64_t v = 0; v < 2; ++v)
-          for (int64_t c = cells.begin; c < cells.end; ++c) fields.push_back(value_at(start, step + 1, v, c));
+        for (int64_t v = part.variables.begin; v < part.variables.end; ++v)
+          for (int64_t c = part.cells.begin; c < part.cells.end; ++c) fields.push_back(value_at(start, step + 1, v, c));
         writer.write(start, step, fields.data(), pool);
       }
     EXPECT_EQ(writer.num_clipped(), 0);
@@ -231,7 +230,7 @@ TEST(ForecastWriter, PackedValuesAreAsFarOffAsStated) {
     create_forecast(path, layout);
     ThreadPool pool(0);
     {
-      const ForecastWriter writer(path, layout, forecast_places(path, layout), {0, 12});
+      const ForecastWriter writer(path, layout, forecast_places(path, layout), {{0, 2}, {0, 12}});
       writer.clear(pool);
       writer.write(0, 0, fields.data(), pool);
       EXPECT_EQ(writer.num_clipped(), 1);
@@ -266,6 +265,101 @@ TEST(ForecastWriter, PackedValuesAreAsFarOffAsStated) {
   }
 }
 
+TEST(ForecastWriter, GribComesBack) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "a.grib";
+  ForecastLayout layout = small_layout({6 * 3600, 0});
+  layout.start_dates = {parse_date("1990-01-16T18:00"), parse_date("1990-03-18T12:00")};
+  layout.variables = {{"10u", "m s-1", ""}, {"t_850", "K", ""}};
+  layout.steps = {1, 2, 3};
+  WRITE_OR_SKIP(path, layout);
+  const auto one = bytes_below(path);
+  write_all(path, layout, 3);
+  EXPECT_EQ(bytes_below(path), one);
+
+  InputCatalog catalog = open_grib_files({path});
+  ASSERT_EQ(catalog.variables.size(), 2U);
+  ASSERT_EQ(catalog.grids.size(), 1U);
+  EXPECT_EQ(catalog.grids[0].field_shape, (std::vector<int64_t>{3, 4}));
+  for (size_t c = 0; c < 12; ++c) {
+    EXPECT_NEAR(catalog.grids[0].latitudes[c], layout.latitudes[c], 1e-6);
+    EXPECT_NEAR(catalog.grids[0].longitudes[c], layout.longitudes[c], 1e-6);
+  }
+  for (size_t v = 0; v < 2; ++v) {
+    const InputVariable& variable = catalog.variables[v];
+    EXPECT_EQ(variable.name, layout.variables[v].name);
+    int64_t num_fields = 0;
+    for (int64_t start = 0; start < 2; ++start)
+      for (int64_t k = 0; k < 3; ++k) {
+        const auto found = variable.fields.find(advance(layout.start_dates[size_t(start)], layout.step, k + 1));
+        if (start == 0 && k == 1) {
+          EXPECT_EQ(found, variable.fields.end());
+          continue;
+        }
+        ASSERT_NE(found, variable.fields.end());
+        ++num_fields;
+        std::vector<double> values(12);
+        catalog.read(found->second.at(0), values);
+        for (int64_t c = 0; c < 12; ++c)
+          EXPECT_NEAR(values[size_t(c)], value_at(start, k + 1, int64_t(v), c), 11 / 65535.0);
+      }
+    EXPECT_EQ(num_fields, int64_t(variable.fields.size()));
+  }
+  layout.variables[1].name = "nonsense";
+  BOREAS_EXPECT_ERROR(create_forecast(path, layout), unsupported, "shortName = nonsense");
+  layout.variables[1].name = "10v";
+  layout.latitudes[3] += 1;
+  BOREAS_EXPECT_ERROR(create_forecast(path, layout), unsupported, "neither regular");
+}
+
+// A missing value, a constant field, and the octahedral grid.
+TEST(ForecastWriter, GribOnAReducedGaussianGrid) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "a.grib";
+  ForecastLayout layout = small_layout({1, 0});
+  layout.start_dates = {parse_date("1990-01-16")};
+  layout.step = {3600, 0};
+  layout.steps = {6};
+  layout.variables = {{"msl", "Pa", ""}, {"2t", "K", ""}};
+  layout.field_shape = {};
+  // Latitudes of the Gaussian grid of 4 rows.
+  const std::vector<double> rows = {59.44440828916676, 19.87571914744090, -19.87571914744090, -59.44440828916676};
+  const std::vector<int> sizes = {20, 24, 24, 20};
+  layout.latitudes.clear();
+  layout.longitudes.clear();
+  for (size_t r = 0; r < 4; ++r)
+    for (int i = 0; i < sizes[r]; ++i) {
+      layout.latitudes.push_back(rows[r]);
+      layout.longitudes.push_back(360.0 * i / sizes[r]);
+    }
+  try {
+    create_forecast(path, layout);
+  } catch (const Error& error) {
+    if (std::string(error.what()).find("cannot write GRIB") != std::string::npos) GTEST_SKIP() << error.what();
+    throw;
+  }
+  std::vector<float> fields(176, 7);
+  for (size_t i = 0; i < 88; ++i) fields[i] = 100000 + 10 * float(i);
+  fields[5] = NAN;
+  ThreadPool pool(1);
+  ForecastWriter(path, layout, forecast_places(path, layout), {{0, 2}, {0, 88}}).write(0, 0, fields.data(), pool);
+  publish_forecast(path);
+  const InputCatalog catalog = open_grib_files({path});
+  ASSERT_EQ(catalog.variables.size(), 2U);
+  EXPECT_EQ(catalog.grids[0].resolution, "o2");
+  for (size_t v = 0; v < 2; ++v) {
+    std::vector<double> values(88);
+    catalog.read(catalog.variables[v].fields.begin()->second.at(0), values);
+    EXPECT_EQ(catalog.variables[v].fields.begin()->first, parse_date("1990-01-16T06"));
+    for (size_t c = 0; c < 88; ++c) {
+      if (v == 0 && c == 5)
+        EXPECT_TRUE(std::isnan(values[c]));
+      else
+        EXPECT_NEAR(values[c], fields[v * 88 + c], 870 / 65535.0);
+    }
+  }
+}
+
 TEST(ForecastWriter, TakesItsNameWhenItIsPublished) {
   test::TemporaryFolder folder;
   for (const char* name : {"a.zarr", "a.nc"}) {
@@ -275,7 +369,7 @@ TEST(ForecastWriter, TakesItsNameWhenItIsPublished) {
     EXPECT_EQ(first(), 100);
     create_forecast(path, small_layout());
     ThreadPool pool(0);
-    ForecastWriter(path, small_layout(), forecast_places(path, small_layout()), {0, 12})
+    ForecastWriter(path, small_layout(), forecast_places(path, small_layout()), {{0, 2}, {0, 12}})
         .write(0, 0, std::vector<float>(24, 7).data(), pool);
     EXPECT_EQ(first(), 100);
     publish_forecast(path);
@@ -287,7 +381,7 @@ TEST(ForecastWriter, TakesItsNameWhenItIsPublished) {
 
 TEST(ForecastWriter, RefusesWrongUse) {
   test::TemporaryFolder folder;
-  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.hdf", small_layout()), unsupported, ".nc or .zarr");
+  BOREAS_EXPECT_ERROR(create_forecast(folder / "a.hdf", small_layout()), unsupported, ".nc, .zarr or .grib");
   BOREAS_EXPECT_ERROR(create_forecast(folder / "no/a.zarr", small_layout()), io, "there is no folder");
   ForecastLayout layout = small_layout();
   layout.field_shape = {3, 5};
@@ -303,10 +397,10 @@ TEST(ForecastWriter, RefusesWrongUse) {
   layout.variables[1].packed_range = {1, 1};
   BOREAS_EXPECT_ERROR(create_forecast(folder / "a.zarr", layout), invalid_argument, "v cannot be packed");
   create_forecast(folder / "a.zarr", small_layout());
-  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", small_layout(), "", {0, 6}), invalid_argument,
-                      "not whole chunks");
+  BOREAS_EXPECT_ERROR(ForecastWriter(folder / "a.zarr", small_layout(), "", {{0, 2}, {0, 6}}), invalid_argument,
+                      "no part that is written by itself");
   ThreadPool pool(0);
-  const ForecastWriter writer(folder / "a.zarr", small_layout(), "", {0, 12});
+  const ForecastWriter writer(folder / "a.zarr", small_layout(), "", {{0, 2}, {0, 12}});
   BOREAS_EXPECT_ERROR(writer.write(0, 3, nullptr, pool), invalid_argument, "3 steps");
   BOREAS_EXPECT_ERROR(writer.write(2, 1, nullptr, pool), invalid_argument, "2 start dates");
 }
@@ -324,7 +418,7 @@ TEST(ForecastWriter, FullDiskIsOneError) {
     const auto write = [&] {
       create_forecast(folder / name, layout);
       ThreadPool pool(1);
-      const ForecastWriter writer(folder / name, layout, forecast_places(folder / name, layout), {0, 20000});
+      const ForecastWriter writer(folder / name, layout, forecast_places(folder / name, layout), {{0, 2}, {0, 20000}});
       writer.clear(pool);
       writer.write(0, 0, fields.data(), pool);
       publish_forecast(folder / name);
