@@ -247,6 +247,7 @@ if wants benches; then
   program bench_loss_curves quickstart 120 quickstart --config tools/quickstart.yaml
   program bench_loss_curves n320 120 n320
   program bench_disk_to_loss n320 120 "$scratch"
+  for shape in A B D; do program bench_forecast $shape 120 $shape --device cuda --folder "$scratch" --compressor none --threads 14; done
   rm -rf "$scratch"
 fi
 
