@@ -45,14 +45,15 @@ Device device_to_run(ModelSetup& setup, Communicator& ranks) {
   return device;
 }
 
-std::string agreed_checkpoint(const std::string& checkpoint_or_folder, Communicator& ranks) {
+std::string agreed_checkpoint(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks) {
+  check_agreement(ranks, "configuration", resolved_config(config));
   return ranks.text_of(0, ranks.rank() == 0 ? resolve_checkpoint(checkpoint_or_folder) : std::string());
 }
 
 /// A trained model and the dataset that its initial states come from.
 struct Trained {
   Trained(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks)
-      : path(agreed_checkpoint(checkpoint_or_folder, ranks)),
+      : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
         reader(DatasetReader::open(config.data.dataset)),
         setup(agreed_setup(path, config, ranks)),
         model(setup, device_to_run(setup, ranks), &ranks) {

@@ -109,6 +109,7 @@ ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, co
 }
 
 Device connected_device(const RunConfig& config, const ProcessGrid& ranks) {
+  check_agreement(*ranks.world, "configuration", resolved_config(config));
   const Device device = choose_device(config, *ranks.world);
   ranks.connect(device);
   return device;
