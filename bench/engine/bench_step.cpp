@@ -291,7 +291,7 @@ std::string part_of_owner(const std::string& owner) {
   return "other";
 }
 
-/// Of one update, the messages of this rank by part of the model; `seconds` is what an update takes.
+/// Of one update, which took `seconds`, the messages of this rank by part of the model.
 void report_traffic(Json& json, Traffic& traffic, double seconds) {
   std::map<std::string, Traffic::Entry> parts;
   double waited = 0;
@@ -364,9 +364,9 @@ Json train(const ModelSetup& setup, const std::string& shape, const Options& opt
     Traffic& traffic = Traffic::of(ctx);
     traffic.set_counting(true);
     update(ctx, batch.window, options.warmup + options.steps + 1);
-    step.collect();
+    const double counted_seconds = step.collect().seconds;
     traffic.set_counting(false);
-    report_traffic(json, traffic, median(seconds));
+    report_traffic(json, traffic, counted_seconds);
   }
   if (options.trace) {
     Trace trace;
