@@ -95,7 +95,7 @@ std::span<float> ModelState::place(const FieldWindow& window, std::vector<uint8_
   BOREAS_CHECK(begun_ && variable >= 0 && variable < model_.variables().size() && time >= 0 &&
                    time < window.num_times() && needed,
                invalid_argument, "a state after {} steps takes no variable {} at time {}", num_steps_, variable, time);
-  if (prepared_) uploaded_.synchronize();
+  uploaded_.synchronize();  // what was given before may still be on its way to the device
   prepared_ = false;
   given[size_t(time * model_.variables().size() + variable)] = 1;
   std::erase_if(sources_, [&](const Source& source) { return source.variable == variable && source.time == time; });
