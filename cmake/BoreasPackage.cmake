@@ -3,7 +3,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 # The target boreas_host. Shared or static, only the functions of boreas.h can be seen: of a static library all objects are
-# linked into one, in which all other names are made local.
+# linked into one, without the groups in which hosts could replace parts of it, and all other names are made local.
 function(boreas_add_host_library)
   set(parts boreas_engine boreas_io boreas_models boreas_comm boreas_kernels boreas_core)
   if(BUILD_SHARED_LIBS)
@@ -19,7 +19,7 @@ function(boreas_add_host_library)
     set(object ${CMAKE_BINARY_DIR}/boreas_whole.o)
     list(TRANSFORM parts REPLACE "(.+)" "$<TARGET_FILE:\\1>" OUTPUT_VARIABLE archives)
     add_custom_command(OUTPUT ${object} VERBATIM COMMAND_EXPAND_LISTS
-      COMMAND ${CMAKE_CXX_COMPILER} -r -nostdlib -o ${object} $<TARGET_OBJECTS:boreas_api>
+      COMMAND ${CMAKE_CXX_COMPILER} -r -nostdlib -Wl,--force-group-allocation -o ${object} $<TARGET_OBJECTS:boreas_api>
               -Wl,--start-group ${archives} -Wl,--end-group
       COMMAND ${CMAKE_OBJCOPY} --wildcard --keep-global-symbol=boreas_* ${object}
       DEPENDS boreas_api $<TARGET_OBJECTS:boreas_api> ${parts})
