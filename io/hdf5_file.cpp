@@ -147,6 +147,7 @@ Hdf5File Hdf5File::open(const std::string& path) {
   be_quiet();
   std::error_code error;
   BOREAS_CHECK(std::filesystem::is_regular_file(path, error), io, "{}: there is no such file", path);
+  check_seal(path);
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
   BOREAS_CHECK(file >= 0, corrupt_data, "{}: is not an HDF5 file, or is damaged: {}", path, reason());
   return Hdf5File(path, "", file);
@@ -181,14 +182,35 @@ void Hdf5File::commit() {
                "{}: commit() of a file that is not being written", path_);
   be_quiet();
   if (H5Fflush(file_, H5F_SCOPE_GLOBAL) < 0) fail_write("", reason());
+  const std::vector<ByteRange> arrays = places_of_arrays("");
   if (H5Fclose(std::exchange(file_, -1)) < 0) fail_write("", reason());
   try {
+    seal_file(written_path_, arrays);
     replace_path(written_path_, path_);
   } catch (...) {
     remove_quietly(std::exchange(written_path_, {}));
     throw;
   }
   written_path_.clear();
+}
+
+// Where the values of all arrays of a group lie in the file.
+std::vector<ByteRange> Hdf5File::places_of_arrays(const std::string& group) const {
+  std::vector<ByteRange> places;
+  for (const std::string& child : list(group)) {
+    const std::string name = group.empty() ? child : group + "/" + child;
+    if (is_group(name)) {
+      const std::vector<ByteRange> inside = places_of_arrays(name);
+      places.insert(places.end(), inside.begin(), inside.end());
+      continue;
+    }
+    const Handle array(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose);
+    const Handle type(H5Dget_type(array), H5Tclose);
+    const haddr_t offset = array ? H5Dget_offset(array) : HADDR_UNDEF;
+    if (offset == HADDR_UNDEF || H5Tis_variable_str(type) != 0) continue;  // text lies elsewhere
+    places.push_back({int64_t(offset), int64_t(offset + H5Dget_storage_size(array))});
+  }
+  return places;
 }
 
 void Hdf5File::fail_write(const std::string& name, const std::string& why) {

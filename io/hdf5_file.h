@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/file_seal.h"
 #include "kernels/core/buffer.h"
 
 namespace boreas {
@@ -20,11 +21,13 @@ namespace boreas {
 ///
 /// A file being written lies beside its final name as `.<name>.partial` until `commit()`, which flushes it to the disk,
 /// renames it over the final name, and flushes the folder: a reader sees the old file or the new one, never half. A
-/// file that is not committed, or whose write failed (disk full), is removed.
+/// file that is not committed, or whose write failed (disk full), is removed. The commit seals the file (see
+/// io/file_seal.h): HDF5 crashes over some damaged structures, so `open` checks the seal before HDF5 reads anything.
 ///
 /// The HDF5 library is not thread safe: every method holds one lock of the process, so methods may be called from
 /// several threads. Errors: io (file, object, what HDF5 or the system said), corrupt_data (not an HDF5 file,
-/// truncated), shape (array of another type or shape than asked for), invalid_argument (unknown name: near names).
+/// truncated, damaged), shape (array of another type or shape than asked for), invalid_argument (unknown name: near
+/// names).
 class Hdf5File {
  public:
   static Hdf5File open(const std::string& path);
@@ -95,6 +98,7 @@ class Hdf5File {
   int64_t open_attribute(const std::string& object, const std::string& name) const;
   void read_number(const std::string& object, const std::string& name, bool integer, void* value) const;
   [[noreturn]] void fail_write(const std::string& name, const std::string& why);
+  std::vector<ByteRange> places_of_arrays(const std::string& group) const;
   void discard() noexcept;
   // These take the lock.
   int64_t checked_size(const std::string& name, DType dtype) const;

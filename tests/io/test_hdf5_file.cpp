@@ -5,9 +5,11 @@
 #include <sys/resource.h>
 
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 #include <thread>
 
 #include "tests/support/temporary_folder.h"
@@ -171,6 +173,45 @@ TEST(Hdf5File, TruncatedFilesAreRefused) {
   }
   fs::resize_file(path, 200000);
   BOREAS_EXPECT_ERROR(Hdf5File::open(path).read("array"), corrupt_data, "a.h5");
+}
+
+// HDF5 itself would follow damaged structures, and crash over some.
+TEST(Hdf5File, AnyChangeOfTheStructureIsRefused) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "a.h5";
+  const auto values = count_up<float>(1000);
+  {
+    Hdf5File file = Hdf5File::create(path);
+    file.write("group/array", std::span(values));
+    file.write("group/other", std::span(values));
+    file.write_text("text", std::string(100, 'x'));
+    file.write_attribute("", "version", int64_t(3));
+    file.commit();
+  }
+  std::ostringstream copy;
+  copy << std::ifstream(path, std::ios::binary).rdbuf();
+  const std::string whole = copy.str();
+  std::string bytes_of_values(4000, ' ');
+  std::memcpy(bytes_of_values.data(), values.data(), 4000);
+  const size_t first = whole.find(bytes_of_values), second = whole.find(bytes_of_values, first + 1);
+  ASSERT_NE(second, std::string::npos);
+  int num_refused = 0;
+  for (size_t at = 0; at<whole.size(); at += at + 200> whole.size() ? 1 : 13) {
+    std::string damaged = whole;
+    damaged[at] = char(damaged[at] ^ 4);
+    std::ofstream(path, std::ios::binary) << damaged;
+    const bool is_value = (at >= first && at < first + 4000) || (at >= second && at < second + 4000);
+    if (is_value)
+      EXPECT_NO_THROW(Hdf5File::open(path)) << at;
+    else
+      BOREAS_EXPECT_ERROR(Hdf5File::open(path), corrupt_data, "damaged");
+    num_refused += !is_value;
+  }
+  EXPECT_GT(num_refused, 300);
+  std::ofstream(path, std::ios::binary) << whole << 'x';
+  BOREAS_EXPECT_ERROR(Hdf5File::open(path), corrupt_data, "no seal");
+  std::ofstream(path, std::ios::binary) << whole.substr(0, whole.size() - 1);
+  BOREAS_EXPECT_ERROR(Hdf5File::open(path), corrupt_data, "no seal");
 }
 
 TEST(Hdf5File, NothingIsVisibleBeforeCommit) {
