@@ -14,6 +14,7 @@
 #include "engine/training_step.h"
 #include "tests/engine/small_model.h"
 #include "tests/engine/tiny_run.h"
+#include "tests/support/gpu.h"
 #include "tests/support/tolerances.h"
 
 // Asked by the leak sanitizer: HDF5 forgets some memory of files that turn out to be damaged.
@@ -241,6 +242,82 @@ TEST(Api, DescribesTheModelAndItsMemory) {
   }
 }
 
+#ifdef BOREAS_WITH_CUDA
+// Arrays on the GPU and a stream of the host, whose work is late: what is queued there must come before and after.
+TEST(Api, ArraysOnTheGpuAreUsedWhereTheyAre) {
+  BOREAS_SKIP_WITHOUT_GPU();
+  const World world;
+  auto options = make<boreas_model_options>();
+  options.device = BOREAS_CUDA;
+  const host::Model model(world.checkpoint, options);
+  const Fields expected = world.by_the_library(model, world.date(4), 3, world.cells());
+  const Fields on_the_cpu = world.by_the_engine(world.date(4), 6);
+  for (size_t lead = 0; lead < expected.size(); ++lead)
+    EXPECT_LT(test::relative_error(std::vector<double>(expected[lead].begin(), expected[lead].end()),
+                                   std::vector<double>(on_the_cpu[lead].begin(), on_the_cpu[lead].end())),
+              1e-5);
+
+  const auto cells = size_t(world.data.num_cells());
+  cudaStream_t stream = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  auto state_options = make<boreas_state_options>();
+  state_options.has_stream = 1;
+  state_options.stream = stream;
+  for (int repetition = 0; repetition < 3; ++repetition) {  // done, recorded, replayed
+    host::State state(model, state_options);
+    state.begin(world.date(4));
+    std::deque<Buffer> arrays;
+    std::deque<std::vector<float>> truths;
+    const auto array = [&](const std::vector<float>* values) {
+      Buffer& made = arrays.emplace_back(Buffer::on(Device::cuda(0), int64_t(cells) * 4, "test"));
+      if (values) {
+        truths.push_back(*values);
+        EXPECT_EQ(cudaMemcpyAsync(made.data(), truths.back().data(), cells * 4, cudaMemcpyHostToDevice, stream),
+                  cudaSuccess);
+      }
+      return static_cast<float*>(made.data());
+    };
+    const auto on_gpu = [&](const char* name, const float* data) {
+      boreas_field field = host::field(name, data, cells);
+      field.location = BOREAS_DEVICE_MEMORY;
+      return field;
+    };
+    for (int64_t step = 0; step < 3; ++step) {
+      for (const boreas_variable_info& variable : model.variables())
+        for (const int64_t date : {state.date(), state.date() - 6 * 3600})
+          if (step == 0 ? variable.role != BOREAS_DIAGNOSTIC : variable.name == std::string("dynamic")) {
+            const std::vector<float> truth = world.field(variable.name, date);
+            state.set(date, on_gpu(variable.name, array(&truth)));
+          }
+      state.step();
+      size_t row = 0;
+      for (const char* name : {"a", "p", "b"}) {
+        std::vector<float> found(cells), seen(cells);
+        float* const data = array(nullptr);
+        state.read(state.date(), on_gpu(name, data));
+        const boreas_field view = state.view(state.date(), name);
+        EXPECT_EQ(view.location, BOREAS_DEVICE_MEMORY);
+        ASSERT_EQ(cudaMemcpyAsync(found.data(), data, cells * 4, cudaMemcpyDeviceToHost, stream), cudaSuccess);
+        ASSERT_EQ(cudaMemcpyAsync(seen.data(), view.data, cells * 4, cudaMemcpyDeviceToHost, stream), cudaSuccess);
+        ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+        const auto* const begin = expected[size_t(2 * step + 1)].data() + row++ * cells;
+        EXPECT_EQ(found, std::vector<float>(begin, begin + cells)) << name;
+        EXPECT_EQ(seen, found) << name;
+      }
+    }
+    boreas_field wrong = on_gpu("a", truths.front().data());
+    EXPECT_EQ(boreas_state_read(state.handle(), state.date(), &wrong), BOREAS_INVALID_ARGUMENT);
+    const std::vector<float> bad(cells, NAN);
+    state.begin(world.date(4));
+    for (const char* name : {"a", "dynamic", "orography", "b"})
+      for (const int64_t date : {world.date(3), world.date(4)}) state.set(date, name, world.field(name, date));
+    state.set(world.date(4), on_gpu("a", array(&bad)));
+    EXPECT_EQ(boreas_state_step(state.handle()), BOREAS_CORRUPT_DATA) << boreas_error();
+  }
+  cudaStreamDestroy(stream);
+}
+#endif
+
 // --- what is refused
 // -----------------------------------------------------------------------------------------------------
 
@@ -445,7 +522,7 @@ TEST(Api, SurvivesDamagedCheckpoints) {
   };
   for (const size_t size : {size_t(0), size_t(7), size_t(100), whole.size() / 3, whole.size() / 2, whole.size() - 1})
     EXPECT_TRUE(try_open(whole.substr(0, size))) << "cut after " << size;
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 200; ++i) {
     std::string damaged = whole;
     const int num_flips = 1 << random() % 8;
     for (int flip = 0; flip < num_flips; ++flip) damaged[random() % damaged.size()] ^= char(1 << random() % 8);
