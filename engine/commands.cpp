@@ -1,10 +1,12 @@
 #include "engine/commands.h"
 
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "engine/cell_gather.h"
 #include "engine/checkpoint.h"
@@ -154,6 +156,23 @@ std::vector<int64_t> start_dates(const ForecastConfig& settings, const DatasetRe
   return starts;
 }
 
+/// The members to start from. Nothing if there is but one: its forecasts are of no ensemble.
+std::vector<int64_t> members_of(const ForecastConfig& settings, const std::string& name, int64_t num_members) {
+  std::vector<int64_t> members = settings.members;
+  for (const int64_t member : members)
+    BOREAS_CHECK(member >= 0 && member < num_members, config,
+                 "forecast.members has {}, but {} has {} member{}, counted from 0", member, name, num_members,
+                 num_members == 1 ? "" : "s");
+  BOREAS_CHECK(std::adjacent_find(members.begin(), members.end(), std::greater_equal<>()) == members.end(), config,
+               "forecast.members is [{}]; expected numbers that ascend", fmt::join(members, ", "));
+  if (num_members == 1) return {};
+  if (members.empty()) {
+    members.resize(size_t(num_members));
+    std::iota(members.begin(), members.end(), 0);
+  }
+  return members;
+}
+
 }  // namespace
 
 std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks,
@@ -162,18 +181,22 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
   const StepModel& model = trained.model;
   const ForecastConfig& settings = config.forecast;
   const std::vector<int64_t> starts = start_dates(settings, trained.reader, model.setup().config.data.num_input_steps);
+  const std::vector<int64_t> members = members_of(settings, trained.reader.name(), trained.reader.num_members());
   Forecaster forecaster(model, trained.reader);
-  ForecastOutput output(model, config, starts, trained.path, resume);
-  if (output.first_start() > 0)
-    spdlog::info("{} of {} start dates are there already", output.first_start(), starts.size());
+  ForecastOutput output(model, config, starts, members, trained.path, resume);
+  const int64_t first = output.first_forecast(), end = output.num_forecasts();
+  const int64_t num_members = std::max<int64_t>(1, int64_t(members.size()));
+  if (first > 0) spdlog::info("{} of {} forecasts are there already", first, end);
   std::optional<Progress> progress;
-  if (ranks.rank() == 0)
-    progress.emplace("forecast", (int64_t(starts.size()) - output.first_start()) * settings.lead_steps, "steps");
-  for (int64_t s = output.first_start(); s < int64_t(starts.size()); ++s)
-    forecaster.run(starts[size_t(s)], settings.lead_steps, [&](int64_t lead, int64_t, std::span<const float> fields) {
-      output.write(s, lead, fields);
-      if (progress) progress->advance(1);
-    });
+  if (ranks.rank() == 0) progress.emplace("forecast", (end - first) * settings.lead_steps, "steps");
+  for (int64_t f = first; f < end; ++f)
+    forecaster.run(
+        starts[size_t(f / num_members)], settings.lead_steps,
+        [&](int64_t lead, int64_t, std::span<const float> fields) {
+          output.write(f, lead, fields);
+          if (progress) progress->advance(1);
+        },
+        members.empty() ? 0 : members[size_t(f % num_members)]);
   std::vector<std::string> paths = output.close();
   if (progress) progress->finish();
   spdlog::info("checksums of each variable at each lead time are in {}", paths.back());

@@ -27,6 +27,7 @@ struct EnumNames<ForecastPacking> {
 struct ForecastConfig {
   std::string start, end, interval;
   std::vector<std::string> dates;
+  std::vector<int64_t> members;
   int64_t lead_steps = 1, every_steps = 1;
   std::vector<ForecastFormat> formats = {ForecastFormat::netcdf};
   std::vector<std::string> variables;
@@ -42,6 +43,7 @@ struct ForecastConfig {
     visit("end", end, "ISO date", "last start date; empty: the same as start");
     visit("interval", interval, "step", "from one start date to the next, such as 1d; empty: all dates of the dataset");
     visit("dates", dates, "ISO dates", "start dates one by one, ascending; instead of start, end and interval");
+    visit("members", members, "", "members of the dataset to start from, counted from 0, ascending; empty: all");
     visit("lead_steps", lead_steps, "model steps", "length of each forecast");
     visit("every_steps", every_steps, "model steps", "write every so many of them");
     visit("formats", formats, "", "files to write: netcdf, zarr, grib");

@@ -210,7 +210,7 @@ int64_t ForecastOutput::staging_bytes(const StepModel& model, const ForecastConf
 std::string ForecastOutput::record_path() const { return paths_.back(); }
 
 ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, std::vector<int64_t> starts,
-                               const std::string& source, bool resume)
+                               std::vector<int64_t> members, const std::string& source, bool resume)
     : model_(model),
       config_(config.forecast),
       columns_(output_columns(model, config_)),
@@ -224,12 +224,13 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
   Selection selection = select(model, config_);
   layout_ = std::move(selection.layout);
   layout_.start_dates = std::move(starts);
+  layout_.members = std::move(members);
   layout_.attributes = {{"title", "boreas forecast"}, {"source", "boreas, checkpoint " + source}};
   held_ = held_cells(model, selection.cells);
   const Range held = held_[size_t(ranks.rank())];
   for (int64_t i = held.begin; i < held.end && !selection.cells.empty(); ++i)
     chosen_.push_back(selection.cells[size_t(i)] - model.cells().begin);
-  checksums_.resize(layout_.start_dates.size());
+  checksums_.resize(size_t(layout_.num_forecasts()));
 
   const fs::path base = fs::path(config.output) / config_.output;
   size_t most_sent = 0, most_received = 0;
@@ -258,21 +259,20 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
   std::vector<std::string> names, dates;
   for (const auto& variable : layout_.variables) names.push_back(variable.name);
   for (const int64_t start : layout_.start_dates) dates.push_back(format_date(start));
-  const std::string identity = Json{
-      {"source", source},
-      {"variables", names},
-      {"starts", dates},
-      {"steps", layout_.steps},
-      {"formats", paths_},
-      {"cells", layout_.num_cells()},
-      {"area", config_.area},
-      {"packing", to_string(config_.packing)},
-      {"compressor", layout_.compressor.to_string()},
-      {"chunk_cells",
-       layout_.cells_per_chunk()}}.dump();
+  Json identity = {{"source", source},
+                   {"variables", names},
+                   {"starts", dates},
+                   {"steps", layout_.steps},
+                   {"formats", paths_},
+                   {"cells", layout_.num_cells()},
+                   {"area", config_.area},
+                   {"packing", to_string(config_.packing)},
+                   {"compressor", layout_.compressor.to_string()},
+                   {"chunk_cells", layout_.cells_per_chunk()}};
+  if (!layout_.members.empty()) identity["members"] = layout_.members;
 
   try {
-    open(identity, resume);
+    open(identity.dump(), resume);
   } catch (...) {
     abandon();
     throw;
@@ -282,7 +282,7 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
 void ForecastOutput::open(const std::string& identity, bool resume) {
   Communicator& ranks = model_.ranks();
   // Rank 0 looks what is there and makes what is not; the others are told where values go.
-  Json told = {{"first_start", 0}, {"places", Json::array()}};
+  Json told = {{"first_forecast", 0}, {"places", Json::array()}};
   if (ranks.rank() == 0) {
     fs::create_directories(fs::path(record_path()).parent_path());
     const std::string record = partial_path(record_path());
@@ -295,34 +295,34 @@ void ForecastOutput::open(const std::string& identity, bool resume) {
           "{} cannot be resumed: it is of another forecast, {}, and this one is {}; go on with its settings, or "
           "leave out --resume to start anew",
           record_path(), lines.front(), identity);
-      first_start_ = int64_t(lines.size()) - 1;
+      first_forecast_ = int64_t(lines.size()) - 1;
     }
     int64_t length = 0;
     for (const std::string& line : lines) length += int64_t(line.size()) + 1;
-    if (finished && first_start_ == int64_t(layout_.start_dates.size()))
+    if (finished && first_forecast_ == num_forecasts())
       fs::rename(record_path(), record);
     else if (finished)
-      length = first_start_ = 0;
+      length = first_forecast_ = 0;
     record_ = std::make_unique<JsonLines>(record, length);
     if (length == 0) record_->write(identity);
     for (size_t f = 0; f + 1 < paths_.size(); ++f) {
-      const bool published = first_start_ == int64_t(layout_.start_dates.size()) && fs::exists(paths_[f]) &&
-                             !fs::exists(partial_path(paths_[f]));
-      if (first_start_ == 0) create_forecast(paths_[f], layout_);
+      const bool published =
+          first_forecast_ == num_forecasts() && fs::exists(paths_[f]) && !fs::exists(partial_path(paths_[f]));
+      if (first_forecast_ == 0) create_forecast(paths_[f], layout_);
       told["places"].push_back(published ? Json(nullptr) : Json(forecast_places(paths_[f], layout_)));
     }
-    told["first_start"] = first_start_;
+    told["first_forecast"] = first_forecast_;
   }
   told = Json::parse(ranks.text_of(0, told.dump()));
-  first_start_ = num_complete_ = told["first_start"].get<int64_t>();
-  if (first_start_ == int64_t(layout_.start_dates.size())) return;
+  first_forecast_ = num_complete_ = told["first_forecast"].get<int64_t>();
+  if (first_forecast_ == num_forecasts()) return;
   int64_t num_values = 0;
   for (const Route& route : routes_) num_values += values_in(route.parts[size_t(ranks.rank())]);
   for (size_t f = 0; f + 1 < paths_.size(); ++f) {
     Route& route = routes_[route_of_[f]];
     route.writers.emplace_back(paths_[f], layout_, told["places"][f].get<std::string>(),
                                route.parts[size_t(ranks.rank())]);
-    if (first_start_ == 0) route.writers.back().clear(pool_);
+    if (first_forecast_ == 0) route.writers.back().clear(pool_);
   }
   slots_.resize(size_t(config_.num_buffers));
   for (Slot& slot : slots_) slot.memory = Buffer(Device::cpu(), Buffer::Kind::host, num_values * 4, "output");
@@ -337,7 +337,7 @@ ForecastOutput::~ForecastOutput() {
 /// Removes what holds nothing yet.
 void ForecastOutput::abandon() {
   routes_.clear();
-  if (!record_ || num_sets_ > 0 || first_start_ > 0) return;
+  if (!record_ || num_sets_ > 0 || first_forecast_ > 0) return;
   record_.reset();
   for (const std::string& path : paths_) remove_quietly(partial_path(path));
 }
@@ -391,37 +391,37 @@ void ForecastOutput::exchange(const Route& route, std::span<const float> fields,
   });
 }
 
-void ForecastOutput::write(int64_t start, int64_t lead_steps, std::span<const float> fields) {
+void ForecastOutput::write(int64_t forecast, int64_t lead_steps, std::span<const float> fields) {
   if (lead_steps % config_.every_steps != 0) return;
   const int64_t step = lead_steps / config_.every_steps - 1, num_variables = int64_t(columns_.size());
   Slot& slot = slots_[size_t(num_sets_ % int64_t(slots_.size()))];
   if (slot.done.valid()) slot.done.get();
-  slot.start = start;
-  std::vector<int64_t>& sums = checksums_[size_t(start)];
+  slot.forecast = forecast;
+  std::vector<int64_t>& sums = checksums_[size_t(forecast)];
   sums.resize(layout_.steps.size() * size_t(num_variables));
   float* const values = static_cast<float*>(slot.memory.data());
   for (const Route& route : routes_) exchange(route, fields, values + route.place);
   ++num_sets_;
   const auto me = size_t(model_.ranks().rank());
-  slot.done = pool_.submit([this, me, start, step, values, sums = sums.data() + step * num_variables] {
+  slot.done = pool_.submit([this, me, forecast, step, values, sums = sums.data() + step * num_variables] {
     const ForecastPart& part = routes_[0].parts[me];
     pool_.parallel_for(part.variables.size(), [&](int64_t i) {
       sums[part.variables.begin + i] =
           int64_t(checksum({values + i * part.cells.size(), size_t(part.cells.size())}, part.cells.begin));
     });
     for (const Route& route : routes_)
-      for (const ForecastWriter& writer : route.writers) writer.write(start, step, values + route.place, pool_);
+      for (const ForecastWriter& writer : route.writers) writer.write(forecast, step, values + route.place, pool_);
   });
-  // The start date before this one has long been written: to ask for it does not wait.
-  if (step + 1 == int64_t(layout_.steps.size())) complete(start);
+  // The forecast before this one has long been written: to ask for it does not wait.
+  if (step + 1 == int64_t(layout_.steps.size())) complete(forecast);
 }
 
-/// Records the start dates before `end_start`, which all ranks then have written.
-void ForecastOutput::complete(int64_t end_start) {
+/// Records the forecasts before `end_forecast`, which all ranks then have written.
+void ForecastOutput::complete(int64_t end_forecast) {
   for (Slot& slot : slots_)
-    if (slot.done.valid() && slot.start < end_start) slot.done.get();
+    if (slot.done.valid() && slot.forecast < end_forecast) slot.done.get();
   Communicator& ranks = model_.ranks();
-  for (; num_complete_ < end_start; ++num_complete_) {
+  for (; num_complete_ < end_forecast; ++num_complete_) {
     std::vector<std::vector<int64_t>> lists(size_t(ranks.size()));
     lists[0] = std::move(checksums_[size_t(num_complete_)]);
     const auto parts = ranks.all_to_all(lists);
@@ -434,13 +434,17 @@ void ForecastOutput::complete(int64_t end_start) {
         for (const auto& part : parts) sum += uint64_t(part[k * num_variables + v]);
         sums[layout_.variables[v].name].push_back(fmt::format("{:016x}", sum));
       }
-    record_->write(
-        Json{{"start", format_date(layout_.start_dates[size_t(num_complete_)])}, {"checksums", sums}}.dump());
+    const int64_t num_members = layout_.num_members();
+    Json line = Json::object();
+    line["start"] = format_date(layout_.start_dates[size_t(num_complete_ / num_members)]);
+    if (!layout_.members.empty()) line["member"] = layout_.members[size_t(num_complete_ % num_members)];
+    line["checksums"] = std::move(sums);
+    record_->write(line.dump());
   }
 }
 
 std::vector<std::string> ForecastOutput::close() {
-  complete(int64_t(layout_.start_dates.size()));
+  complete(num_forecasts());
   double clipped[] = {0};
   for (const Route& route : routes_)
     for (const ForecastWriter& writer : route.writers) clipped[0] += double(writer.num_clipped());

@@ -18,26 +18,28 @@ namespace boreas {
 /// their rows to the ranks that own the chunks, and hands them to threads that encode and write. A bounded number of
 /// field sets is under way; write() waits for room.
 ///
-/// Beside the files, `<output>.checksums.jsonl` gets a line for each start date: a checksum of each variable at each
-/// lead time, which depends on the values only, not on ranks, threads or formats. Until all is written, files and
-/// checksums have the names `.<name>.partial`; the checksums then say which start dates are complete, and a run that
-/// resumes goes on with the next.
+/// Beside the files, `<output>.checksums.jsonl` gets a line for each forecast, of a start date and a member: a checksum
+/// of each variable at each lead time, which depends on the values only, not on ranks, threads or formats. Until all is
+/// written, files and checksums have the names `.<name>.partial`; the checksums then say which forecasts are complete,
+/// and a run that resumes goes on with the next.
 ///
 /// Errors: io, of any thread, at the next write() or in close(). What has been written stays under its partial name,
 /// unless it is nothing.
 class ForecastOutput {
  public:
-  /// `source` is the checkpoint. Collective, as all that follows. With `resume`, throws config if what is there is of
-  /// another forecast.
+  /// The forecasts are those of each member from each start date, in this order; no members: of one from each date, and
+  /// the files do not say of which. `source` is the checkpoint. Collective, as all that follows. With `resume`, throws
+  /// config if what is there is of another forecast.
   ForecastOutput(const StepModel& model, const RunConfig& config, std::vector<int64_t> starts,
-                 const std::string& source, bool resume);
+                 std::vector<int64_t> members, const std::string& source, bool resume);
   ~ForecastOutput();
 
-  /// Start dates before it are written already.
-  int64_t first_start() const { return first_start_; }
-  /// fields f32 [V_o][cells of this rank] of a start date, by its place, at a lead time in steps; not needed
-  /// afterwards. Start dates and steps ascend.
-  void write(int64_t start, int64_t lead_steps, std::span<const float> fields);
+  int64_t num_forecasts() const { return layout_.num_forecasts(); }
+  /// Forecasts before it are written already.
+  int64_t first_forecast() const { return first_forecast_; }
+  /// fields f32 [V_o][cells of this rank] of a forecast, by its place, at a lead time in steps; not needed afterwards.
+  /// Forecasts and steps ascend.
+  void write(int64_t forecast, int64_t lead_steps, std::span<const float> fields);
   /// Ends it: the files have their names. Returns their paths, the checksums last.
   std::vector<std::string> close();
 
@@ -51,17 +53,17 @@ class ForecastOutput {
     std::vector<ForecastWriter> writers;
     int64_t place = 0;  ///< in a slot: the first value of this rank's part, [variables][cells]
   };
-  /// A field set on its way to the files, a part for each route, and which start date it is of.
+  /// A field set on its way to the files, a part for each route, and which forecast it is of.
   struct Slot {
     Buffer memory;
     std::future<void> done;
-    int64_t start = -1;
+    int64_t forecast = -1;
   };
   void open(const std::string& identity, bool resume);
   void abandon();
   ForecastPart sent_to(const Route& route, int from, int to) const;
   void exchange(const Route& route, std::span<const float> fields, float* out);
-  void complete(int64_t end_start);
+  void complete(int64_t end_forecast);
   std::string record_path() const;
 
   const StepModel& model_;
@@ -76,9 +78,9 @@ class ForecastOutput {
   std::vector<float> sent_, received_;
   Arena arena_;
   Context ctx_;
-  std::vector<std::vector<int64_t>> checksums_;  // by start date: [step][V], of what this rank writes
+  std::vector<std::vector<int64_t>> checksums_;  // by forecast: [step][V], of what this rank writes
   std::unique_ptr<JsonLines> record_;            // on rank 0
-  int64_t first_start_ = 0, num_complete_ = 0, num_sets_ = 0;
+  int64_t first_forecast_ = 0, num_complete_ = 0, num_sets_ = 0;
   bool closed_ = false;
   std::vector<Slot> slots_;
   ThreadPool pool_;  // last: its threads end first

@@ -9,7 +9,7 @@
 
 namespace boreas {
 
-/// Rolls a model out, one start date at a time.
+/// Rolls a model out, one start date and one member of the dataset at a time.
 ///
 /// The T_i states that it starts from come from the dataset. Afterwards prognostic variables come from the model,
 /// computed forcings from their formulae at the valid dates, constant forcings keep their initial values, and other
@@ -19,8 +19,7 @@ namespace boreas {
 /// Of a model over several ranks each reads, computes and delivers its own cells; all of them run the same forecasts.
 class Forecaster {
  public:
-  /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step, and
-  /// unsupported if it has several members.
+  /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step.
   Forecaster(const StepModel& model, const DatasetReader& reader);
 
   /// Outputs in their units, f32 [V_o][cells of this rank], in the order of the model's output variables; valid during
@@ -29,7 +28,7 @@ class Forecaster {
 
   /// Calls `sink` for lead_steps states. Throws invalid_argument for a start date whose inputs the dataset lacks, and
   /// corrupt_data for an input that is not finite and not imputed, naming variable and date.
-  void run(int64_t start_date, int64_t lead_steps, const Sink& sink);
+  void run(int64_t start_date, int64_t lead_steps, const Sink& sink, int64_t member = 0);
 
   /// What construction takes besides the model: that of its state.
   static Arena::Peak plan(const StepModel& model, Device device);
@@ -40,9 +39,9 @@ class Forecaster {
  private:
   int64_t num_input_steps() const { return model_.network().shape().num_input_steps; }
   int64_t num_output_steps() const { return model_.network().shape().num_output_steps; }
-  void read_initial();
-  void read_forcings();
-  void read(int64_t variable, int64_t date, std::span<float> values);
+  void read_initial(int64_t member);
+  void read_forcings(int64_t member);
+  void read(int64_t variable, int64_t date, int64_t member, std::span<float> values);
 
   const StepModel& model_;
   const DatasetReader& reader_;

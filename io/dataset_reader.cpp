@@ -717,10 +717,10 @@ std::string absent_chunk(const ZarrArray& array, const IndexBox& box) {
 // Reads rows of one source, sorted by source variable, at one of its dates. Neighbouring variables are read together;
 // a gap smaller than a usual blosc block would be decoded anyway, so it is read too and thrown away.
 void read_rows(const Source& source, int64_t source_date, const std::string& date, const std::vector<Row>& rows,
-               Range cells, float* out, ThreadPool& pool, ReadStats& stats) {
+               Range members, Range cells, float* out, ThreadPool& pool, ReadStats& stats) {
   constexpr int64_t kBlockBytes = 512 << 10;
   const ZarrArray& data = source.data;
-  const int64_t num_members = data.shape()[2], size = num_members * cells.size();
+  const int64_t size = members.size() * cells.size();
   const int64_t gap = kBlockBytes / std::max<int64_t>(1, data.chunks()[2] * data.chunks()[3] * data.dtype().size);
   std::vector<float> scratch;
   std::vector<double> doubles;
@@ -732,7 +732,8 @@ void read_rows(const Source& source, int64_t source_date, const std::string& dat
       direct = direct && distance == 1 && rows[end].output == rows[end - 1].output + 1;
     }
     const int64_t first = rows[begin].source_variable, last = rows[end - 1].source_variable;
-    const IndexBox box{{source_date, first, 0, cells.begin}, {source_date + 1, last + 1, num_members, cells.end}};
+    const IndexBox box{{source_date, first, members.begin, cells.begin},
+                       {source_date + 1, last + 1, members.end, cells.end}};
     ReadStats here;
     void* into = out + rows[begin].output * size;
     if (!direct) {
@@ -772,6 +773,11 @@ void DatasetReader::read(int64_t date_index, Range cells, float* out, ReadStats*
 
 void DatasetReader::read(int64_t date_index, const std::vector<int64_t>& variables, Range cells, float* out,
                          ReadStats* stats) const {
+  read(date_index, variables, {0, num_members()}, cells, out, stats);
+}
+
+void DatasetReader::read(int64_t date_index, const std::vector<int64_t>& variables, Range members, Range cells,
+                         float* out, ReadStats* stats) const {
   const Plan& plan = *plan_;
   BOREAS_CHECK(date_index >= 0 && date_index < num_dates(), invalid_argument, "{}: has no date index {}; it has {}",
                plan.name, date_index, describe_dates(plan));
@@ -780,8 +786,10 @@ void DatasetReader::read(int64_t date_index, const std::vector<int64_t>& variabl
                "{}: date {} (index {}) is missing: the dataset has no data for it", plan.name, date, date_index);
   BOREAS_CHECK(cells.begin >= 0 && cells.begin <= cells.end && cells.end <= num_cells(), invalid_argument,
                "{}: has no cells {}..{}; it has {}", plan.name, cells.begin, cells.end, num_cells());
+  BOREAS_CHECK(members.begin >= 0 && members.begin <= members.end && members.end <= plan.num_members, invalid_argument,
+               "{}: has no members {}..{}; it has {}", plan.name, members.begin, members.end, plan.num_members);
   ReadStats total;
-  const int64_t size = plan.num_members * cells.size();
+  const int64_t size = members.size() * cells.size();
   std::map<std::pair<const Source*, int64_t>, std::vector<Row>> stored;  // by source and its date
   for (size_t i = 0; i < variables.size(); ++i) {
     BOREAS_CHECK(variables[i] >= 0 && variables[i] < num_variables(), invalid_argument,
@@ -798,15 +806,16 @@ void DatasetReader::read(int64_t date_index, const std::vector<int64_t>& variabl
       return std::span(all).subspan(size_t(cells.begin), size_t(cells.size()));
     };
     float* row = out + int64_t(i) * size;
+    if (members.size() == 0) continue;
     compute_forcing(variable.forcing, plan.dates[date_index], part(plan.latitudes), part(plan.longitudes),
                     std::span(row, size_t(cells.size())));
-    for (int64_t member = 1; member < plan.num_members; ++member)
+    for (int64_t member = 1; member < members.size(); ++member)
       std::copy_n(row, cells.size(), row + member * cells.size());
   }
   for (auto& [place, rows] : stored) {
     std::stable_sort(rows.begin(), rows.end(),
                      [](const Row& a, const Row& b) { return a.source_variable < b.source_variable; });
-    read_rows(*place.first, place.second, date, rows, cells, out, *plan.pool, total);
+    read_rows(*place.first, place.second, date, rows, members, cells, out, *plan.pool, total);
   }
   if (stats) *stats += total;
 }

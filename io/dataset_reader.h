@@ -90,6 +90,9 @@ class DatasetReader {
   /// The same for some variables, in the given order.
   void read(int64_t date_index, const std::vector<int64_t>& variables, Range cells, float* out,
             ReadStats* stats = nullptr) const;
+  /// And of some members.
+  void read(int64_t date_index, const std::vector<int64_t>& variables, Range members, Range cells, float* out,
+            ReadStats* stats = nullptr) const;
 
   /// Date indices p, ascending, for which p - (num_input_steps - 1) .. p + num_output_steps exist and none is missing:
   /// p is the latest input date, outputs follow it.

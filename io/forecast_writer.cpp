@@ -129,6 +129,10 @@ void check_layout(const std::string& path, const ForecastLayout& layout) {
   BOREAS_CHECK(!layout.variables.empty() && !layout.start_dates.empty() && !layout.steps.empty() && layout.step,
                invalid_argument, "{}: a forecast needs variables, start dates and steps, but has {}, {} and {}", path,
                layout.variables.size(), layout.start_dates.size(), layout.steps.size());
+  BOREAS_CHECK(std::is_sorted(layout.members.begin(), layout.members.end(), std::less_equal<>()) &&
+                   (layout.members.empty() || layout.members[0] >= 0),
+               invalid_argument, "{}: the members are [{}]; expected numbers that ascend", path,
+               fmt::join(layout.members, ", "));
   BOREAS_CHECK(layout.chunk_cells >= 1, invalid_argument, "{}: a chunk has at least one cell, not {}", path,
                layout.chunk_cells);
   for (const auto& variable : layout.variables)
@@ -141,7 +145,12 @@ void check_layout(const std::string& path, const ForecastLayout& layout) {
 Contents describe(const ForecastLayout& layout) {
   Contents contents;
   const int64_t num_starts = int64_t(layout.start_dates.size());
-  contents.dimensions = {{"forecast_reference_time", num_starts}, {"step", int64_t(layout.steps.size())}};
+  contents.field_dimensions = {"forecast_reference_time", "step"};
+  if (!layout.members.empty()) contents.field_dimensions.insert(contents.field_dimensions.begin() + 1, "realization");
+  for (const std::string& name : contents.field_dimensions)
+    contents.dimensions.push_back({name, name == "step"          ? int64_t(layout.steps.size())
+                                         : name == "realization" ? layout.num_members()
+                                                                 : num_starts});
 
   std::vector<double> starts(layout.start_dates.begin(), layout.start_dates.end()), times, leads;
   const std::vector<double> steps(layout.steps.begin(), layout.steps.end());
@@ -173,6 +182,13 @@ Contents describe(const ForecastLayout& layout) {
        leads,
        {{"standard_name", "forecast_period"}, {"long_name", "time since the initial state"}, {"units", "hours"}}}};
 
+  if (!layout.members.empty())
+    contents.coordinates.push_back(
+        {"realization",
+         'l',
+         {"realization"},
+         {layout.members.begin(), layout.members.end()},
+         {{"standard_name", "realization"}, {"long_name", "number of the ensemble member"}, {"units", "1"}}});
   std::string auxiliary = "time lead_time";
   std::vector<std::string> grid_dimensions;
   if (const auto grid = regular_grid(layout)) {
@@ -200,7 +216,6 @@ Contents describe(const ForecastLayout& layout) {
     contents.coordinates.push_back({"longitude", 'd', grid_dimensions, layout.longitudes, kLongitude});
     auxiliary += " latitude longitude";
   }
-  contents.field_dimensions = {"forecast_reference_time", "step"};
   contents.field_dimensions.insert(contents.field_dimensions.end(), grid_dimensions.begin(), grid_dimensions.end());
   for (const auto& variable : layout.variables) {
     Attributes attributes = {{"coordinates", auxiliary}};
@@ -221,6 +236,9 @@ Contents describe(const ForecastLayout& layout) {
   contents.attributes["Conventions"] = "CF-1.8";
   return contents;
 }
+
+// Of the dimensions of a field.
+size_t first_grid_dimension(const ForecastLayout& layout) { return layout.members.empty() ? 2 : 3; }
 
 // --- Zarr
 // ----------------------------------------------------------------------------------------------------------------
@@ -275,9 +293,10 @@ void create_zarr(const std::string& partial, const ForecastLayout& layout) {
   for (const Contents::Field& field : contents.fields) {
     ZarrSpec spec;
     spec.shape = spec.chunks = contents.shape_of(contents.field_dimensions);
-    spec.chunks[0] = spec.chunks[1] = 1;
-    const int64_t columns = spec.shape.size() == 4 ? spec.shape[3] : 1;
-    spec.chunks[2] = std::min(spec.shape[2], layout.cells_per_chunk() / columns);
+    const size_t first = first_grid_dimension(layout);
+    std::fill_n(spec.chunks.begin(), first, 1);
+    const int64_t columns = spec.shape.size() == first + 2 ? spec.shape.back() : 1;
+    spec.chunks[first] = std::min(spec.shape[first], layout.cells_per_chunk() / columns);
     spec.dtype = field.packed ? "<i2" : "<f4";
     spec.fill_value = field.packed ? double(kMissing) : NAN;
     spec.compressor = layout.compressor;
@@ -474,8 +493,8 @@ void publish_forecast(const std::string& path) { replace_path(partial_path(path)
 struct ForecastWriter::Impl {
   Impl(const std::string& path_in, const ForecastLayout& layout_in, const std::string& places_in, ForecastPart part_in);
 
-  void write_variable(int64_t v, int64_t start, int64_t step, const float* values, ThreadPool& pool);
-  void put(int64_t v, int64_t start, int64_t step, Range cells, const void* values, ThreadPool& pool);
+  void write_variable(int64_t v, int64_t forecast, int64_t step, const float* values, ThreadPool& pool);
+  void put(int64_t v, int64_t forecast, int64_t step, Range cells, const void* values, ThreadPool& pool);
   int64_t pack(int64_t v, std::span<const float> values, int16_t* packed) const;
 
   std::string path;
@@ -535,32 +554,36 @@ int64_t ForecastWriter::Impl::pack(int64_t v, std::span<const float> values, int
   return clipped;
 }
 
-void ForecastWriter::Impl::put(int64_t v, int64_t start, int64_t step, Range cells, const void* values,
+void ForecastWriter::Impl::put(int64_t v, int64_t forecast, int64_t step, Range cells, const void* values,
                                ThreadPool& pool) {
   const int64_t item = layout.variables[size_t(v)].packed_range ? 2 : 4;
   if (arrays.empty()) {
-    const int64_t set = start * int64_t(layout.steps.size()) + step;
+    const int64_t set = forecast * int64_t(layout.steps.size()) + step;
     write_at(file.descriptor, path, places[size_t(v)] + (set * layout.num_cells() + cells.begin) * item,
              {static_cast<const std::byte*>(values), size_t(cells.size() * item)});
     return;
   }
   ZarrArray& array = arrays[size_t(v)];
   IndexBox box = array.whole();
-  box.begin[0] = start;
-  box.end[0] = start + 1;
-  box.begin[1] = step;
-  box.end[1] = step + 1;
-  const int64_t columns = box.end.size() == 4 ? box.end[3] : 1;
-  box.begin[2] = cells.begin / columns;
-  box.end[2] = cells.end / columns;
+  const auto at = [&](size_t dimension, int64_t begin, int64_t end) {
+    box.begin[dimension] = begin;
+    box.end[dimension] = end;
+  };
+  const size_t first = first_grid_dimension(layout);
+  const int64_t start = forecast / layout.num_members(), member = forecast % layout.num_members();
+  at(0, start, start + 1);
+  if (!layout.members.empty()) at(1, member, member + 1);
+  at(first - 1, step, step + 1);
+  const int64_t columns = box.end.size() == first + 2 ? box.end.back() : 1;
+  at(first, cells.begin / columns, cells.end / columns);
   array.write(box, values, pool);
 }
 
-void ForecastWriter::Impl::write_variable(int64_t v, int64_t start, int64_t step, const float* values,
+void ForecastWriter::Impl::write_variable(int64_t v, int64_t forecast, int64_t step, const float* values,
                                           ThreadPool& pool) {
   if (format == Format::grib) {
-    const int64_t message = (start * int64_t(layout.steps.size()) + step) * int64_t(layout.variables.size()) + v;
-    const std::vector<std::byte> bytes = encode_grib(path, layout, v, start, step, values);
+    const int64_t message = (forecast * int64_t(layout.steps.size()) + step) * int64_t(layout.variables.size()) + v;
+    const std::vector<std::byte> bytes = encode_grib(path, layout, v, forecast, step, values);
     BOREAS_CHECK(int64_t(bytes.size()) <= places[0], internal, "{}: a message of {} bytes, but there is room for {}",
                  path, bytes.size(), places[0]);
     write_at(file.descriptor, path, message * places[0], bytes);
@@ -573,12 +596,12 @@ void ForecastWriter::Impl::write_variable(int64_t v, int64_t start, int64_t step
     const Range some{cells.begin + i * piece, std::min(cells.end, cells.begin + (i + 1) * piece)};
     const float* const from = values + (some.begin - cells.begin);
     if (!layout.variables[size_t(v)].packed_range) {
-      put(v, start, step, some, from, pool);
+      put(v, forecast, step, some, from, pool);
       return;
     }
     std::vector<int16_t> packed(size_t(some.size()));
     num_clipped += pack(v, {from, packed.size()}, packed.data());
-    put(v, start, step, some, packed.data(), pool);
+    put(v, forecast, step, some, packed.data(), pool);
   });
 }
 
@@ -593,21 +616,20 @@ void ForecastWriter::clear(ThreadPool& pool) const {
   const ForecastLayout& layout = impl_->layout;
   const std::vector<float> nothing(size_t(impl_->part.cells.size()), NAN);
   const int64_t num_variables = int64_t(layout.variables.size()), num_steps = int64_t(layout.steps.size());
-  pool.parallel_for(int64_t(layout.start_dates.size()) * num_steps * num_variables, [&](int64_t i) {
+  pool.parallel_for(layout.num_forecasts() * num_steps * num_variables, [&](int64_t i) {
     const int64_t set = i / num_variables;
     impl_->write_variable(i % num_variables, set / num_steps, set % num_steps, nothing.data(), pool);
   });
 }
 
-void ForecastWriter::write(int64_t start, int64_t step, const float* fields, ThreadPool& pool) const {
+void ForecastWriter::write(int64_t forecast, int64_t step, const float* fields, ThreadPool& pool) const {
   const ForecastLayout& layout = impl_->layout;
-  BOREAS_CHECK(
-      start >= 0 && start < int64_t(layout.start_dates.size()) && step >= 0 && step < int64_t(layout.steps.size()),
-      invalid_argument, "{}: has {} start dates and {} steps, but those at place {} and {} are written", impl_->path,
-      layout.start_dates.size(), layout.steps.size(), start, step);
+  BOREAS_CHECK(forecast >= 0 && forecast < layout.num_forecasts() && step >= 0 && step < int64_t(layout.steps.size()),
+               invalid_argument, "{}: has {} forecasts and {} steps, but those at place {} and {} are written",
+               impl_->path, layout.num_forecasts(), layout.steps.size(), forecast, step);
   const ForecastPart part = impl_->part;
   pool.parallel_for(part.variables.size(), [&](int64_t i) {
-    impl_->write_variable(part.variables.begin + i, start, step, fields + i * part.cells.size(), pool);
+    impl_->write_variable(part.variables.begin + i, forecast, step, fields + i * part.cells.size(), pool);
   });
 }
 

@@ -25,6 +25,7 @@ struct ForecastLayout {
   };
   std::vector<Variable> variables;
   std::vector<int64_t> start_dates;               // dates of the initial states
+  std::vector<int64_t> members;                   // of an ensemble, ascending; empty: none, and no such dimension
   TimeStep step;                                  // of the model
   std::vector<int64_t> steps;                     // which model steps are held, ascending; 0 is the initial state
   std::vector<double> latitudes, longitudes;      // degrees, per cell
@@ -34,6 +35,9 @@ struct ForecastLayout {
   Codec compressor = {};                          // of Zarr
 
   int64_t num_cells() const { return int64_t(latitudes.size()); }
+  int64_t num_members() const { return members.empty() ? 1 : int64_t(members.size()); }
+  /// A forecast is of a start date and a member: that of place s and m is the forecast s * num_members() + m.
+  int64_t num_forecasts() const { return int64_t(start_dates.size()) * num_members(); }
   int64_t cells_per_chunk() const;
 };
 
@@ -54,15 +58,16 @@ double packing_error(const std::pair<double, double>& range);
 /// before any writer. The suffix of the path chooses the format: .nc is NetCDF-4, .zarr is Zarr format 2, .grib is
 /// GRIB 2.
 ///
-/// Dimensions: forecast_reference_time, step, then latitude and longitude for a regular grid, y and x for another 2-D
-/// grid, or cell. Coordinates: forecast_reference_time and time (valid time, by start and step) in seconds since
-/// 1970-01-01, step as a count, lead_time in hours (by start and step, since calendar months differ), latitude and
-/// longitude in degrees.
+/// Dimensions: forecast_reference_time, realization if there are members, step, then latitude and longitude for a
+/// regular grid, y and x for another 2-D grid, or cell. Coordinates: forecast_reference_time and time (valid time, by
+/// start and step) in seconds since 1970-01-01, realization as the number of the member, step as a count, lead_time in
+/// hours (by start and step, since calendar months differ), latitude and longitude in degrees.
 ///
-/// GRIB: a message of 16-bit values for each start date, step and variable, in this order, with zeros between them,
-/// which readers skip; the grid must be regular in latitude and longitude, or (reduced) Gaussian, and names those of
-/// ecCodes, "t_850" for a pressure level. Errors: unsupported (built without NetCDF or ecCodes, unknown suffix, a grid
-/// or name that GRIB does not know), io, shape.
+/// GRIB: a message of 16-bit values for each start date, member, step and variable, in this order, with zeros between
+/// them, which readers skip; members are `number`, of product definition template 1, or 11 of what is accumulated; the
+/// grid must be regular in latitude and longitude, or (reduced) Gaussian, and names those of ecCodes, "t_850" for a
+/// pressure level. Errors: unsupported (built without NetCDF or ecCodes, unknown suffix, a grid, a name or a number of
+/// members that GRIB does not know), io, shape.
 void create_forecast(const std::string& path, const ForecastLayout& layout);
 
 /// Where in an unfinished file the values lie: text to hand to every writer. Throws io if there is none.
@@ -84,8 +89,8 @@ class ForecastWriter {
 
   /// Makes all values of this part NaN. Needed by NetCDF; elsewhere what is not written is not there.
   void clear(ThreadPool& pool) const;
-  /// fields[variable][cell] of the part, of a start date and a step, by their places in the layout.
-  void write(int64_t start, int64_t step, const float* fields, ThreadPool& pool) const;
+  /// fields[variable][cell] of the part, of a forecast (see num_forecasts) and a step, by their places in the layout.
+  void write(int64_t forecast, int64_t step, const float* fields, ThreadPool& pool) const;
   /// How many values so far lay outside of the range that their variable is packed in; they became its nearest end.
   int64_t num_clipped() const;
 

@@ -127,33 +127,56 @@ Message message_on(const std::string& path, const ForecastLayout& layout) {
 }
 
 // "t_850" is t at 850 hPa.
-void set_parameter(const Setter& set, const std::string& name) {
+void set_parameter(const Setter& set, const ForecastLayout& layout, const std::string& name) {
   const size_t bar = name.rfind('_');
+  // Of an instant, or else over the time since the step before.
+  const bool ensemble = !layout.members.empty();
+  const auto set_name = [&](const std::string& short_name) {
+    set("productDefinitionTemplateNumber", ensemble ? 1L : 0L);
+    size_t length = short_name.size();
+    if (codes_set_string(set.message, "shortName", short_name.c_str(), &length) == CODES_SUCCESS) return;
+    set("productDefinitionTemplateNumber", ensemble ? 11L : 8L);
+    set("shortName", short_name);
+  };
   const bool on_level = bar != std::string::npos && bar + 1 < name.size() && bar + 6 > name.size() &&
                         name.find_first_not_of("0123456789", bar + 1) == std::string::npos;
-  set("shortName", on_level ? name.substr(0, bar) : name);
+  set_name(on_level ? name.substr(0, bar) : name);
   if (!on_level) return;
   set("typeOfLevel", std::string("isobaricInhPa"));
   set("level", std::stol(name.substr(bar + 1)));
 }
 
-Message make_message(const std::string& path, const ForecastLayout& layout, int64_t variable, int64_t start,
+Message make_message(const std::string& path, const ForecastLayout& layout, int64_t variable, int64_t forecast,
                      int64_t step, std::vector<double> values) {
   Message message = message_on(path, layout);
   const Setter set{path, message.get()};
-  set_parameter(set, layout.variables[size_t(variable)].name);
-  const int64_t date = layout.start_dates[size_t(start)];
+  set_parameter(set, layout, layout.variables[size_t(variable)].name);
+  const int64_t date = layout.start_dates[size_t(forecast / layout.num_members())];
   const CivilTime civil = civil_time(date);
   set("dataDate", long(civil.year * 10000 + civil.month * 100 + civil.day));
   set("dataTime", long(civil.hour * 100 + civil.minute));
-  set("significanceOfReferenceTime", 1L);  // start of forecast
-  set("typeOfGeneratingProcess", 2L);      // forecast
+  set("significanceOfReferenceTime", 1L);                            // start of forecast
+  set("typeOfGeneratingProcess", layout.members.empty() ? 2L : 4L);  // forecast, or ensemble forecast
   const int64_t lead = lead_seconds(date, layout.step, layout.steps[size_t(step)]);
   BOREAS_CHECK(lead % 60 == 0 && civil.second == 0, unsupported, "{}: GRIB dates and lead times are whole minutes",
                path);
-  const bool hours = lead % 3600 == 0;
+  const int64_t before = lead_seconds(date, layout.step, layout.steps[size_t(step)] - 1);
+  const bool hours = lead % 3600 == 0 && before % 3600 == 0;
+  const int64_t unit = hours ? 3600 : 60;
   set("indicatorOfUnitOfTimeRange", hours ? 1L : 0L);
-  set("forecastTime", long(lead / (hours ? 3600 : 60)));
+  long pdt = 0;
+  set.check(codes_get_long(message.get(), "productDefinitionTemplateNumber", &pdt), "productDefinitionTemplateNumber",
+            "");
+  if (pdt >= 8) {
+    set("stepUnits", hours ? 1L : 0L);
+    set("stepRange", fmt::format("{}-{}", before / unit, lead / unit));
+  } else {
+    set("forecastTime", long(lead / unit));
+  }
+  if (!layout.members.empty()) {
+    set("perturbationNumber", long(layout.members[size_t(forecast % layout.num_members())]));
+    set("numberOfForecastsInEnsemble", long(layout.num_members()));
+  }
   bool missing = false;
   for (double& value : values)
     if (std::isnan(value)) value = kMissing, missing = true;
@@ -190,7 +213,7 @@ void create_grib(const std::string& path, const std::string& partial, const Fore
   for (size_t v = 0; v < layout.variables.size(); ++v) {
     BOREAS_CHECK(!layout.variables[v].packed_range, unsupported,
                  "{}: GRIB packs each field to 16 bit by itself; leave out the packing", path);
-    const Message message = make_message(path, layout, int64_t(v), 0, 0, values);
+    const Message message = make_message(path, layout, int64_t(v), layout.num_members() - 1, 0, values);
     if (v > 0) continue;
     long size = 0;
     codes_get_long(message.get(), "numberOfDataPoints", &size);
@@ -217,9 +240,9 @@ int64_t grib_slot_bytes(const std::string& path, const ForecastLayout& layout) {
 }
 
 std::vector<std::byte> encode_grib(const std::string& path, const ForecastLayout& layout, int64_t variable,
-                                   int64_t start, int64_t step, const float* values) {
+                                   int64_t forecast, int64_t step, const float* values) {
   const std::lock_guard lock(grib_mutex());
-  return bytes_of(make_message(path, layout, variable, start, step, {values, values + layout.num_cells()}));
+  return bytes_of(make_message(path, layout, variable, forecast, step, {values, values + layout.num_cells()}));
 }
 
 #else

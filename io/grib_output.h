@@ -16,9 +16,9 @@ void create_grib(const std::string& path, const std::string& partial, const Fore
 /// No message of the layout is larger, in bytes.
 int64_t grib_slot_bytes(const std::string& path, const ForecastLayout& layout);
 
-/// One field [num_cells], of a variable, a start date and a step by their places in the layout, in 16 bit of its own
+/// One field [num_cells], of a variable, a forecast and a step by their places in the layout, in 16 bit of its own
 /// range; NaN is missing. One thread at a time encodes.
 std::vector<std::byte> encode_grib(const std::string& path, const ForecastLayout& layout, int64_t variable,
-                                   int64_t start, int64_t step, const float* values);
+                                   int64_t forecast, int64_t step, const float* values);
 
 }  // namespace boreas

@@ -125,7 +125,7 @@ Json measure(const std::string& shape, const Options& options, Device device) {
     start();
     state.prepare();
     begin = Clock::now();
-    ForecastOutput output(model, config, {0}, "none", false);
+    ForecastOutput output(model, config, {0}, {}, "none", false);
     opened = seconds_since(begin);
     const bool overlaps = device.is_cuda();
     const auto deliver = [&](int64_t lead) {

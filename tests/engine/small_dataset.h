@@ -33,6 +33,7 @@ struct SmallDataset {
   std::set<int64_t> missing;
   bool allow_nans = false;
   int64_t num_members = 1;
+  float member_step = 0;                   ///< between a member and the next, in all that is not computed
   int64_t num_rows = 6, num_columns = 12;  ///< regular grid, south to north, without poles
 
   int64_t num_cells() const { return num_rows * num_columns; }
@@ -64,8 +65,11 @@ struct SmallDataset {
           for (int64_t cell = 0; cell < num_cells(); ++cell) field[size_t(cell)] = variable.value(date, cell);
         else
           compute_forcing(variable.name, dates[size_t(date)], spec.latitudes, spec.longitudes, std::span<float>(field));
-        for (int64_t member = 0; member < num_members; ++member)
+        for (int64_t member = 0; member < num_members; ++member) {
+          if (member > 0 && variable.value)
+            for (float& value : field) value += member_step;
           fields.insert(fields.end(), field.begin(), field.end());
+        }
       }
       writer.append(fields.data());
     }

@@ -369,6 +369,8 @@ TEST_F(CommandLine, DatesOutsideOfTheDatasetNameItsRange) {
   fail("evaluate config.yaml --set evaluation.climatology_end=2001-03-05", {"overlap"});
   fail("forecast config.yaml --set forecast.start=tomorrow", {"forecast: 'tomorrow' is no date"});
   fail("forecast config.yaml --set forecast.lead_steps=0", {"forecast.lead_steps is 0"});
+  fail("forecast config.yaml --set forecast.members=[0,1]", {"forecast.members has 1", "has 1 member, counted from 0"});
+  fail("forecast config.yaml --set forecast.members=[0,0]", {"forecast.members is [0, 0]", "ascend"});
   fail("forecast config.yaml --set forecast.formats=[]", {"forecast.formats is empty"});
   EXPECT_EQ(files_below(folder.path()), before);
 }

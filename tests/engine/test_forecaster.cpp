@@ -21,12 +21,13 @@ using test::SmallWorld;
 
 using Fields = std::vector<std::vector<float>>;  // by lead, then [V_o, cells]
 
-Fields forecast(Forecaster& forecaster, int64_t start_date, int64_t lead_steps) {
+Fields forecast(Forecaster& forecaster, int64_t start_date, int64_t lead_steps, int64_t member = 0) {
   Fields fields;
-  forecaster.run(start_date, lead_steps, [&](int64_t lead, int64_t, std::span<const float> values) {
+  const auto keep = [&](int64_t lead, int64_t, std::span<const float> values) {
     EXPECT_EQ(lead, int64_t(fields.size()) + 1);
     fields.emplace_back(values.begin(), values.end());
-  });
+  };
+  forecaster.run(start_date, lead_steps, keep, member);
   return fields;
 }
 
@@ -261,7 +262,32 @@ TEST(Forecaster, FindsItsVariablesByName) {
   BOREAS_EXPECT_ERROR(Forecaster(world.model, lacking), invalid_argument, "there is no variable 'a'; near names: ");
 }
 
-TEST(Forecaster, RefusesDatasetsOfAnotherGridStepOrEnsemble) {
+// A member of an ensemble is forecast as a dataset of that member alone would be, with its own later forcings.
+TEST(Forecaster, EveryMemberStartsFromItsOwnStates) {
+  SmallDataset data = small_data(12, true);
+  data.num_members = 3;
+  data.member_step = 0.5F;
+  const SmallWorld world(data, small_config(data, 2, 2));
+  Forecaster forecaster(world.model, world.reader);
+  std::vector<Fields> of_members;
+  for (const int64_t member : {0, 1, 2}) {
+    SmallDataset alone = small_data(12, true);
+    for (auto& variable : alone.variables)
+      if (variable.value)
+        variable.value = [member, value = variable.value](int64_t t, int64_t c) {
+          float sum = value(t, c);
+          for (int64_t m = 0; m < member; ++m) sum += 0.5F;
+          return sum;
+        };
+    const DatasetReader reader = world.open("alone.zarr", alone);
+    of_members.push_back(forecast(forecaster, world.date(4), 5, member));
+    EXPECT_TRUE(same_bytes(of_members.back(), forecast(world.model, reader, world.date(4), 5))) << member;
+  }
+  EXPECT_FALSE(same_bytes(of_members[0], of_members[2]));
+  BOREAS_EXPECT_ERROR(forecast(forecaster, world.date(4), 1, 3), invalid_argument, "has no member 3; it has 3");
+}
+
+TEST(Forecaster, RefusesDatasetsOfAnotherGridOrStep) {
   const SmallWorld world(small_data(10));
   SmallDataset other = small_data(10);
   other.num_rows = 5;
@@ -273,10 +299,6 @@ TEST(Forecaster, RefusesDatasetsOfAnotherGridStepOrEnsemble) {
   BOREAS_EXPECT_ERROR(Forecaster(world.model, turned), config, "another grid than the model was trained on: cell 0");
   const DatasetReader slower = DatasetReader::open({.path = world.folder / "data.zarr", .frequency = "12h"});
   BOREAS_EXPECT_ERROR(Forecaster(world.model, slower), config, "a step of 12h but the model makes steps of 6h");
-  other = small_data(10);
-  other.num_members = 2;
-  const DatasetReader ensemble = world.open("ensemble.zarr", other);
-  BOREAS_EXPECT_ERROR(Forecaster(world.model, ensemble), unsupported, "has 2 members");
 }
 
 }  // namespace

@@ -124,9 +124,14 @@ TEST_F(MpiRun, FromTrainingToScores) {
 }
 
 TEST_F(MpiRun, AForecastThatWasKilledGoesOnToTheSameFiles) {
+  SmallDataset ensemble = data();
+  ensemble.num_members = 3;
+  ensemble.member_step = 0.25F;
+  ensemble.write(folder / "data.zarr");
   succeed("train config.yaml");
   const std::string arguments =
-      "forecast config.yaml --set forecast.start=2001-03-03 --set forecast.lead_steps=60 --set forecast.every_steps=6 "
+      "forecast config.yaml --set forecast.start=2001-03-03 --set forecast.end=2001-03-04T06 "
+      "--set forecast.members=[0,2] --set forecast.lead_steps=60 --set forecast.every_steps=6 "
       "--set forecast.formats=[zarr,netcdf] --set forecast.chunk_cells=12 --set forecast.output=";
   const auto contents = [&](const std::string& name) {
     std::map<std::string, std::string> files;
@@ -144,7 +149,7 @@ TEST_F(MpiRun, AForecastThatWasKilledGoesOnToTheSameFiles) {
   succeed_on(3, arguments + "whole");
   const auto whole = contents("whole");
   ASSERT_EQ(checksums("whole").size(), 12U);
-  EXPECT_EQ(whole.size(), 1U + 3 + 3 * 6 + 2 * (2 + 12 * 10 * 6));
+  EXPECT_EQ(whole.size(), 1U + 3 + 3 * 7 + 2 * (2 + 12 * 10 * 6));
   const std::string record = folder / "run/.killed.checksums.jsonl.partial";
   for (const int ranks : {1, 3}) {
     fs::remove(folder / "run/killed.nc");
@@ -161,7 +166,7 @@ TEST_F(MpiRun, AForecastThatWasKilledGoesOnToTheSameFiles) {
     EXPECT_NE(other.err.find("cannot be resumed: it is of another forecast"), std::string::npos) << other.err;
     const Outcome resumed = run_on(ranks, arguments + "killed --resume");
     ASSERT_EQ(resumed.status, 0) << resumed.err;
-    EXPECT_NE(resumed.err.find("of 12 start dates are there already"), std::string::npos) << resumed.err;
+    EXPECT_NE(resumed.err.find("of 12 forecasts are there already"), std::string::npos) << resumed.err;
     EXPECT_FALSE(fs::exists(record));
     if (ranks == 3) {
       EXPECT_EQ(contents("killed"), whole);

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "io/hdf5_file.h"
 #include "io/input_files.h"
@@ -152,6 +153,60 @@ TEST(ForecastWriter, WritesNetcdf) {
   EXPECT_EQ(file.read_text_attribute("time", "units"), "seconds since 1970-01-01 00:00:00");
   EXPECT_EQ(file.read_text_attribute("", "Conventions"), "CF-1.8");
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 1);
+}
+
+// Forecast f is of start date f / 2 and member f % 2; three writers, since the files do not depend on their number.
+void write_members(const std::string& path, const ForecastLayout& layout) {
+  create_forecast(path, layout);
+  const std::string places = forecast_places(path, layout);
+  ThreadPool pool(1);
+  for (int w = 0; w < 3; ++w) {
+    const ForecastPart part = forecast_part(path, layout, w, 3);
+    const ForecastWriter writer(path, layout, places, part);
+    writer.clear(pool);
+    for (int64_t f = 0; f < 4; ++f)
+      for (int64_t step = 0; step < 3; ++step) {
+        std::vector<float> fields;
+        for (int64_t v = part.variables.begin; v < part.variables.end; ++v)
+          for (int64_t c = part.cells.begin; c < part.cells.end; ++c) fields.push_back(value_at(f, step, v, c));
+        writer.write(f, step, fields.data(), pool);
+      }
+  }
+  publish_forecast(path);
+}
+
+TEST(ForecastWriter, MembersAreADimension) {
+  test::TemporaryFolder folder;
+  ForecastLayout layout = small_layout();
+  layout.members = {2, 5};
+  layout.chunk_cells = 4;
+  const auto expect_members = [&](const auto& read) {
+    EXPECT_EQ(read("realization"), (std::vector<double>{2, 5}));
+    const std::vector<double> v = read("v");
+    ASSERT_EQ(v.size(), 4u * 3 * 12);
+    for (int64_t f = 0; f < 4; ++f)
+      for (int64_t i = 0; i < 36; ++i) EXPECT_EQ(v[size_t(f * 36 + i)], value_at(f, i / 12, 1, i % 12));
+    EXPECT_EQ(read("time").size(), 6u);
+  };
+  const std::string zarr = folder / "a.zarr";
+  write_members(zarr, layout);
+  expect_members([&](const char* name) { return read_zarr(zarr, name); });
+  EXPECT_EQ(ZarrArray::open(open_store(zarr), "u").dimension_names(),
+            (std::vector<std::string>{"forecast_reference_time", "realization", "step", "latitude", "longitude"}));
+  layout.field_shape = {};  // points
+  write_members(zarr, layout);
+  expect_members([&](const char* name) { return read_zarr(zarr, name); });
+  const std::string netcdf = folder / "a.nc";
+  try {
+    write_members(netcdf, layout);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::unsupported) GTEST_SKIP() << error.what();
+    throw;
+  }
+  expect_members([&](const char* name) { return read_netcdf(netcdf, name); });
+  EXPECT_EQ(Hdf5File::open(netcdf).read_text_attribute("realization", "standard_name"), "realization");
+  layout.members = {5, 2};
+  BOREAS_EXPECT_ERROR(create_forecast(zarr, layout), invalid_argument, "members are [5, 2]");
 }
 
 TEST(ForecastWriter, LeadTimesFollowCalendarMonths) {
@@ -312,6 +367,42 @@ TEST(ForecastWriter, GribComesBack) {
   BOREAS_EXPECT_ERROR(create_forecast(path, layout), unsupported, "neither regular");
 }
 
+// Of an instant and accumulated, and of more members than GRIB counts.
+TEST(ForecastWriter, GribNumbersMembers) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "a.grib";
+  ForecastLayout layout = small_layout({6 * 3600, 0});
+  layout.start_dates = {parse_date("1990-01-16T18:00"), parse_date("1990-03-18T12:00")};
+  layout.variables = {{"10u", "m s-1", ""}, {"tp", "m", ""}};
+  layout.members = {2, 5};
+  try {
+    write_members(path, layout);
+  } catch (const Error& error) {
+    if (std::string(error.what()).find("cannot write GRIB") != std::string::npos) GTEST_SKIP() << error.what();
+    throw;
+  }
+  InputCatalog catalog = open_grib_files({path});
+  ASSERT_EQ(catalog.variables.size(), 2U);
+  for (size_t v = 0; v < 2; ++v)
+    for (int64_t start = 0; start < 2; ++start)
+      for (int64_t k = 0; k < 3; ++k) {
+        EXPECT_EQ(catalog.variables[v].name, layout.variables[v].name);
+        const auto found =
+            catalog.variables[v].fields.find(advance(layout.start_dates[size_t(start)], layout.step, k + 1));
+        ASSERT_NE(found, catalog.variables[v].fields.end());
+        ASSERT_EQ(found->second.size(), 2U);
+        for (size_t m = 0; m < 2; ++m) {
+          std::vector<double> values(12);
+          catalog.read(found->second[m], values);
+          for (int64_t c = 0; c < 12; ++c)
+            EXPECT_NEAR(values[size_t(c)], value_at(2 * start + int64_t(m), k, int64_t(v), c), 11 / 65535.0);
+        }
+      }
+  layout.members.resize(300);
+  std::iota(layout.members.begin(), layout.members.end(), 0);
+  BOREAS_EXPECT_ERROR(create_forecast(path, layout), unsupported, "perturbationNumber = 299");
+}
+
 // A missing value, a constant field, and the octahedral grid.
 TEST(ForecastWriter, GribOnAReducedGaussianGrid) {
   test::TemporaryFolder folder;
@@ -402,7 +493,7 @@ TEST(ForecastWriter, RefusesWrongUse) {
   ThreadPool pool(0);
   const ForecastWriter writer(folder / "a.zarr", small_layout(), "", {{0, 2}, {0, 12}});
   BOREAS_EXPECT_ERROR(writer.write(0, 3, nullptr, pool), invalid_argument, "3 steps");
-  BOREAS_EXPECT_ERROR(writer.write(2, 1, nullptr, pool), invalid_argument, "2 start dates");
+  BOREAS_EXPECT_ERROR(writer.write(2, 1, nullptr, pool), invalid_argument, "2 forecasts");
 }
 
 // A limit on the size of files stands for a full disk.
