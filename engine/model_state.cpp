@@ -32,14 +32,23 @@ ModelState::Staging::Staging(const StepModel& model, void* data, Device device) 
 void ModelState::compute(Context& ctx, const StepModel& model, const States& states, const Staging& staging,
                          bool first) {
   if (!first) model.advance(ctx, states.x_next, states.y, staging.forcings, 0, states.x);
-  forecast_step(ctx, model, states.x, states.y, staging.outputs);
+  model.network().forward(ctx, {.x = states.x}, {.y = states.y}, nullptr);
+}
+
+void ModelState::show(Context& ctx, const StepModel& model, const States& states, const Staging& staging) {
+  const ModelShape& shape = model.network().shape();
+  for (int64_t step = 0; step < shape.num_output_steps; ++step)
+    model.physical(ctx, states.y, step,
+                   staging.outputs.slice({step * shape.num_outputs, (step + 1) * shape.num_outputs}));
 }
 
 Arena::Peak ModelState::plan(const StepModel& model, Device device) {
   return plan_peak(device, [&](Context& ctx) {
     const OwnerScope owner(ctx, "forecast");
     const States states(ctx, model);
-    compute(ctx, model, states, Staging(model, nullptr, device), false);
+    const Staging staging(model, nullptr, device);
+    compute(ctx, model, states, staging, false);
+    show(ctx, model, states, staging);
     ctx.arena().rewind(Keep::saved, {});
   });
 }
@@ -54,7 +63,9 @@ ModelState::ModelState(const StepModel& model)
       device_memory_(model.device().is_cuda() ? Buffer::on(model.device(), staging_bytes(model), "batch") : Buffer()),
       staging_(model, staging_memory_.data(), Device::cpu()),
       on_device_(model, device_memory_.data() ? device_memory_.data() : staging_memory_.data(), model.device()),
+      fetching_(model.device()),
       uploaded_(model.device()),
+      shown_(model.device()),
       fetched_(model.device()),
       arena_(Buffer::on(model.device(), plan(model, model.device()).bytes, "arena")),
       ctx_(model.device(), arena_),
@@ -212,16 +223,20 @@ void ModelState::step() {
   }
   sources_.clear();
   replay_.run(ctx_, {key_of(states_.x.data()), first}, [&] { compute(ctx_, model_, states_, on_device_, first); });
+  ctx_.compute().wait(fetched_);
+  replay_.run(ctx_, {}, [&] { show(ctx_, model_, states_, on_device_); });
   ++num_steps_;
   prepared_ = false;
   std::fill(forcing_given_.begin(), forcing_given_.end(), 0);
 }
 
 void ModelState::fetch() {
+  shown_.record(ctx_.compute());
+  fetching_.wait(shown_);
   if (ctx_.device().is_cuda())
-    copy_bytes(ctx_.compute(), staging_.outputs.data(), Device::cpu(), on_device_.outputs.data(), ctx_.device(),
+    copy_bytes(fetching_, staging_.outputs.data(), Device::cpu(), on_device_.outputs.data(), ctx_.device(),
                staging_.outputs.bytes());
-  fetched_.record(ctx_.compute());
+  fetched_.record(fetching_);
 }
 
 Tensor ModelState::fields() {

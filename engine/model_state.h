@@ -20,8 +20,9 @@ namespace boreas {
 ///
 /// Values are in physical units. What is not given is computed if it is a computed forcing, and held if it is a
 /// constant forcing; anything else that a step needs is an error. All memory is taken at construction; a GPU queues its
-/// steps (as one recording each, see Replay), so that the host may read the next forcings and take the fields of the
-/// step before while it computes.
+/// steps (as recordings, see Replay), so that the host may read the next forcings and take the fields of the step
+/// before while it computes. Fetched fields leave while the network of the next step computes, which waits for them
+/// only before it writes its own.
 ///
 /// Of a model over several ranks each has the state of its own cells; all of them take the same steps.
 class ModelState {
@@ -86,6 +87,8 @@ class ModelState {
     int64_t bytes = 0;
   };
   static void compute(Context& ctx, const StepModel& model, const States& states, const Staging& staging, bool first);
+  /// From y to fields in their units.
+  static void show(Context& ctx, const StepModel& model, const States& states, const Staging& staging);
   const ModelSetup& setup() const { return model_.setup(); }
   std::span<float> place(const FieldWindow& window, std::vector<uint8_t>& given, int64_t variable, int64_t time,
                          bool needed);
@@ -103,7 +106,8 @@ class ModelState {
   std::vector<double> latitudes_, longitudes_;  // of this rank's cells
   Buffer staging_memory_, device_memory_;
   Staging staging_, on_device_;  // the same memory on the CPU
-  Event uploaded_, fetched_;
+  Stream fetching_;
+  Event uploaded_, shown_, fetched_;
   NanMask nan_mask_;  // where the start date has no values
   Arena arena_;
   Context ctx_;

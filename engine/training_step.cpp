@@ -215,11 +215,4 @@ Arena::Peak plan_peak(Device device, const std::function<void(Context&)>& task) 
   return arena.peak();
 }
 
-void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const Tensor& y, const Tensor& states) {
-  const ModelShape& shape = model.network().shape();
-  model.network().forward(ctx, {.x = x}, {.y = y}, nullptr);
-  for (int64_t step = 0; step < shape.num_output_steps; ++step)
-    model.physical(ctx, y, step, states.slice({step * shape.num_outputs, (step + 1) * shape.num_outputs}));
-}
-
 }  // namespace boreas

@@ -102,8 +102,4 @@ int64_t window_length(const DataConfig& data, int64_t rollout);
 /// High-water mark of the arena when `task` runs.
 Arena::Peak plan_peak(Device device, const std::function<void(Context&)>& task);
 
-/// One step of a forecast, of one item: y = network(x), and its T_o states, in their units, to `states` f32
-/// [T_o * V_o, N].
-void forecast_step(Context& ctx, const StepModel& model, const Tensor& x, const Tensor& y, const Tensor& states);
-
 }  // namespace boreas

@@ -61,7 +61,8 @@ TEST(MemoryPlan, ForecastPeakIsThePlannedOneToTheByte) {
       const Tensor x_next = ctx.alloc(Keep::scratch, model.state_dtype(), model.input_shape(1));
       const Tensor y = ctx.alloc(Keep::scratch, model.state_dtype(), model.output_shape(1));
       model.start(ctx, data.window, x);
-      forecast_step(ctx, model, x, y, Tensor(states.data(), DType::f32, {3, model.num_cells()}));
+      model.network().forward(ctx, {.x = x}, {.y = y}, nullptr);
+      model.physical(ctx, y, 0, Tensor(states.data(), DType::f32, {3, model.num_cells()}));
       model.advance(ctx, x, y, next, 0, x_next);
     }
     EXPECT_EQ(arena.peak_bytes(), report.forecast_peak.bytes) << chunks << " chunks";
