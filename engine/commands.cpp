@@ -52,11 +52,9 @@ std::string agreed_checkpoint(const RunConfig& config, const std::string& checkp
   return ranks.text_of(0, ranks.rank() == 0 ? resolve_checkpoint(checkpoint_or_folder) : std::string());
 }
 
-/// A trained model and the dataset that its initial states come from.
 struct Trained {
   Trained(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks)
       : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
-        reader(DatasetReader::open(config.data.dataset)),
         setup(agreed_setup(path, config, ranks)),
         model(setup, device_to_run(setup, ranks), &ranks) {
     model.parameters().materialise(0);
@@ -67,7 +65,6 @@ struct Trained {
   }
 
   std::string path;
-  DatasetReader reader;
   ModelSetup setup;
   StepModel model;
 };
@@ -129,9 +126,9 @@ std::string make_communication_plan(const RunConfig& config, int64_t num_ranks) 
 
 namespace {
 
-/// Places in the dataset of the dates to start from.
-std::vector<int64_t> start_dates(const ForecastConfig& settings, const DatasetReader& reader, int64_t num_inputs) {
-  const std::vector<int64_t>& dates = reader.dates();
+std::vector<int64_t> start_dates(const ForecastConfig& settings, const ForecastSource& source, const StepModel& model) {
+  const std::vector<int64_t>& dates = source.dates();
+  const TimeStep step = model.setup().step;
   std::vector<int64_t> starts;
   if (!settings.dates.empty()) {
     BOREAS_CHECK(settings.start.empty() && settings.end.empty() && settings.interval.empty(), config,
@@ -141,15 +138,20 @@ std::vector<int64_t> start_dates(const ForecastConfig& settings, const DatasetRe
     BOREAS_CHECK(std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) == starts.end(), config,
                  "forecast.dates must ascend");
   } else if (settings.start.empty()) {
-    const std::vector<int64_t> anchors = reader.anchors(num_inputs, 0);
-    BOREAS_CHECK(!anchors.empty(), config, "{} has no date with {} states in a row to start from", reader.name(),
-                 num_inputs);
-    starts.push_back(dates[size_t(anchors.back())]);
+    const int64_t num_inputs = model.network().shape().num_input_steps;
+    const auto latest = std::find_if(dates.rbegin(), dates.rend(), [&](int64_t date) {
+      for (int64_t k = 0; k < num_inputs; ++k)
+        if (!source.has_state(advance(date, step, -k))) return false;
+      return true;
+    });
+    BOREAS_CHECK(latest != dates.rend(), config, "{} has no date with {} states in a row, step {}, to start from",
+                 source.name(), num_inputs, format_step(step));
+    starts.push_back(*latest);
   } else if (settings.end.empty()) {
     starts.push_back(dates[size_t(select_dates(dates, settings.start, settings.start, "forecast.start").begin)]);
   } else {
     const Range range = select_dates(dates, settings.start, settings.end, "forecast");
-    const TimeStep interval = settings.interval.empty() ? reader.step() : parse_step(settings.interval);
+    const TimeStep interval = settings.interval.empty() ? step : parse_step(settings.interval);
     for (int64_t i = range.begin; i < range.end; ++i)
       if (steps_between(dates[size_t(range.begin)], dates[size_t(i)], interval)) starts.push_back(dates[size_t(i)]);
   }
@@ -177,12 +179,15 @@ std::vector<int64_t> members_of(const ForecastConfig& settings, const std::strin
 
 std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint, Communicator& ranks,
                                         bool resume) {
+  const ForecastConfig& settings = config.forecast;
+  std::optional<DatasetReader> reader;
+  if (settings.state.empty()) reader = DatasetReader::open(config.data.dataset);
   const Trained trained(config, checkpoint, ranks);
   const StepModel& model = trained.model;
-  const ForecastConfig& settings = config.forecast;
-  const std::vector<int64_t> starts = start_dates(settings, trained.reader, model.setup().config.data.num_input_steps);
-  const std::vector<int64_t> members = members_of(settings, trained.reader.name(), trained.reader.num_members());
-  Forecaster forecaster(model, trained.reader);
+  auto source = reader ? dataset_source(model, *reader) : file_source(model, settings.state);
+  const std::vector<int64_t> starts = start_dates(settings, *source, model);
+  const std::vector<int64_t> members = members_of(settings, source->name(), source->num_members());
+  Forecaster forecaster(model, std::move(source));
   ForecastOutput output(model, config, starts, members, trained.path, resume);
   const int64_t first = output.first_forecast(), end = output.num_forecasts();
   const int64_t num_members = std::max<int64_t>(1, int64_t(members.size()));
@@ -206,9 +211,9 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
 
 std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint,
                                            Communicator& ranks) {
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
   const Trained trained(config, checkpoint, ranks);
   const StepModel& model = trained.model;
-  const DatasetReader& reader = trained.reader;
   std::optional<Progress> progress;
   int64_t reported = 0;
   std::optional<MapRenderer> renderer;  // of rank 0, to which ranks send the cells that are seen

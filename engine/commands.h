@@ -20,10 +20,11 @@ std::string make_plan(const RunConfig& config, const ProcessGrid& ranks = Proces
 /// samples on the usual grids.
 std::string make_communication_plan(const RunConfig& config, int64_t num_ranks);
 
-/// Makes the forecasts of config.forecast with a checkpoint (a file, or an output folder: its best, else its latest),
-/// and writes them in every format asked for, with checksums beside them (see ForecastOutput). Returns the paths
-/// written. All `ranks` share the model and call this together; each writes its part. `resume`: goes on after the last
-/// forecast that a run which was killed has completed; the files are then those of a run that was not.
+/// Makes the forecasts of config.forecast from a dataset or a state in files, with a checkpoint (a file, or an output
+/// folder: its best, else its latest), and writes them in every format asked for, with checksums beside them (see
+/// ForecastOutput). Returns the paths written. All `ranks` share the model and call this together; each writes its
+/// part. `resume`: goes on after the last forecast that a run which was killed has completed; the files are then those
+/// of a run that was not.
 std::vector<std::string> make_forecasts(const RunConfig& config, const std::string& checkpoint,
                                         Communicator& ranks = *ProcessGrid::one_rank().world, bool resume = false);
 

@@ -25,6 +25,7 @@ struct EnumNames<ForecastPacking> {
 
 /// Which forecasts to make, and where to write them.
 struct ForecastConfig {
+  std::vector<std::string> state;
   std::string start, end, interval;
   std::vector<std::string> dates;
   std::vector<int64_t> members;
@@ -39,11 +40,14 @@ struct ForecastConfig {
   std::string output = "forecast";
 
   void fields(auto&& visit) {
+    visit("state", state, "paths",
+          "files to start from instead of the dataset: NetCDF, GRIB, Zarr, each with any of the fields");
     visit("start", start, "ISO date", "first start date; empty: the last date with a full input window");
     visit("end", end, "ISO date", "last start date; empty: the same as start");
     visit("interval", interval, "step", "from one start date to the next, such as 1d; empty: all dates of the dataset");
     visit("dates", dates, "ISO dates", "start dates one by one, ascending; instead of start, end and interval");
-    visit("members", members, "", "members of the dataset to start from, counted from 0, ascending; empty: all");
+    visit("members", members, "",
+          "members of the dataset or state to start from, counted from 0, ascending; empty: all");
     visit("lead_steps", lead_steps, "model steps", "length of each forecast");
     visit("every_steps", every_steps, "model steps", "write every so many of them");
     visit("formats", formats, "", "files to write: netcdf, zarr, grib");

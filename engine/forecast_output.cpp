@@ -269,6 +269,7 @@ ForecastOutput::ForecastOutput(const StepModel& model, const RunConfig& config, 
                    {"packing", to_string(config_.packing)},
                    {"compressor", layout_.compressor.to_string()},
                    {"chunk_cells", layout_.cells_per_chunk()}};
+  if (!config_.state.empty()) identity["state"] = config_.state;
   if (!layout_.members.empty()) identity["members"] = layout_.members;
 
   try {

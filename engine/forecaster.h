@@ -1,32 +1,34 @@
-// Forecaster: rolls a trained model forward from the dates of a dataset.
+// Forecaster: rolls a trained model forward from the dates of a dataset, or from states in files.
 #pragma once
 
 #include <functional>
 #include <span>
 
+#include "engine/forecast_source.h"
 #include "engine/model_state.h"
-#include "io/dataset_reader.h"
 
 namespace boreas {
 
-/// Rolls a model out, one start date and one member of the dataset at a time.
+/// Rolls a model out, one start date and one member of the source at a time.
 ///
-/// The T_i states that it starts from come from the dataset. Afterwards prognostic variables come from the model,
-/// computed forcings from their formulae at the valid dates, constant forcings keep their initial values, and other
-/// forcings are read from the dataset at the valid dates: an error where it ends, since they cannot be invented.
-/// All memory is taken at construction.
+/// The T_i states that it starts from come from the source, a dataset or files. Afterwards prognostic variables come
+/// from the model, computed forcings from their formulae at the valid dates, constant forcings keep their initial
+/// values, and other forcings are read from the source at the valid dates: an error where it ends, since they cannot be
+/// invented. All memory is taken at construction.
 ///
 /// Of a model over several ranks each reads, computes and delivers its own cells; all of them run the same forecasts.
 class Forecaster {
  public:
-  /// Both must outlive it. Throws config if the dataset lacks a variable of the model, or has another grid or step.
+  /// The model must outlive it.
+  Forecaster(const StepModel& model, std::unique_ptr<ForecastSource> source);
+  /// From a dataset: see dataset_source.
   Forecaster(const StepModel& model, const DatasetReader& reader);
 
   /// Outputs in their units, f32 [V_o][cells of this rank], in the order of the model's output variables; valid during
   /// the call.
   using Sink = std::function<void(int64_t lead_steps, int64_t valid_date, std::span<const float> fields)>;
 
-  /// Calls `sink` for lead_steps states. Throws invalid_argument for a start date whose inputs the dataset lacks, and
+  /// Calls `sink` for lead_steps states. Throws invalid_argument for a start date whose inputs the source lacks, and
   /// corrupt_data for an input that is not finite and not imputed, naming variable and date.
   void run(int64_t start_date, int64_t lead_steps, const Sink& sink, int64_t member = 0);
 
@@ -41,12 +43,10 @@ class Forecaster {
   int64_t num_output_steps() const { return model_.network().shape().num_output_steps; }
   void read_initial(int64_t member);
   void read_forcings(int64_t member);
-  void read(int64_t variable, int64_t date, int64_t member, std::span<float> values);
 
   const StepModel& model_;
-  const DatasetReader& reader_;
+  const std::unique_ptr<ForecastSource> source_;
   ModelState state_;
-  std::vector<int64_t> column_of_;  // by variable of the model: in the reader; -1: computed from its formula
 };
 
 }  // namespace boreas

@@ -96,7 +96,7 @@ struct DatasetCreateConfig {
   std::string description{};
 
   void fields(auto&& visit) {
-    visit("inputs", inputs, "", "NetCDF or GRIB files; together they hold all variables at all dates");
+    visit("inputs", inputs, "", "NetCDF or GRIB files, or Zarr stores; together they hold all variables at all dates");
     visit("output", output, "", "dataset to write, a name ending in .zarr");
     visit("variables", variables, "",
           "variables to take, in this order: u (all its levels) or u_500 (one); empty: all");
@@ -115,7 +115,7 @@ struct DatasetCreateConfig {
   }
 };
 
-/// Makes a dataset from NetCDF or GRIB files.
+/// Makes a dataset from NetCDF or GRIB files, or Zarr stores.
 ///
 /// Levels: variable v on level l is v_l (pressure in hPa). Units, packing (scale_factor, add_offset) and missing values
 /// (_FillValue, missing_value, GRIB bitmaps) are respected. Grids: regular, reduced Gaussian, 2-D, or any list of

@@ -10,10 +10,15 @@
 namespace boreas {
 namespace {
 
-enum class FileKind { netcdf, grib, unknown };
+enum class FileKind { netcdf, grib, zarr, unknown };
+
+std::string name_of(FileKind kind) {
+  return kind == FileKind::netcdf ? "NetCDF" : kind == FileKind::grib ? "GRIB" : "Zarr";
+}
 
 FileKind kind_of(const std::string& path) {
   std::error_code error;
+  if (std::filesystem::is_directory(path, error) || path.ends_with(".zip")) return FileKind::zarr;
   BOREAS_CHECK(std::filesystem::is_regular_file(path, error), io, "{}: there is no such file", path);
   std::ifstream file(path, std::ios::binary);
   char magic[8] = {};
@@ -30,11 +35,15 @@ InputCatalog open_input_files(const std::vector<std::string>& paths) {
   BOREAS_CHECK(!paths.empty(), config, "no input files are given");
   const FileKind kind = kind_of(paths[0]);
   for (const std::string& path : paths) {
-    BOREAS_CHECK(kind_of(path) != FileKind::unknown, unsupported, "{}: is neither a NetCDF nor a GRIB file", path);
+    BOREAS_CHECK(kind_of(path) != FileKind::unknown, unsupported,
+                 "{}: is neither a NetCDF nor a GRIB file, nor a Zarr store", path);
     BOREAS_CHECK(kind_of(path) == kind, config,
-                 "{} and {}: one is NetCDF, the other GRIB; make a dataset of each and join them", paths[0], path);
+                 "{} and {}: one is {}, the other {}; make a dataset of each and join them", paths[0], path,
+                 name_of(kind), name_of(kind_of(path)));
   }
-  return kind == FileKind::netcdf ? open_netcdf_files(paths) : open_grib_files(paths);
+  return kind == FileKind::netcdf ? open_netcdf_files(paths)
+         : kind == FileKind::grib ? open_grib_files(paths)
+                                  : open_zarr_stores(paths);
 }
 
 #ifndef BOREAS_WITH_NETCDF

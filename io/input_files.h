@@ -1,4 +1,4 @@
-// Fields in NetCDF and GRIB files, found by variable, level, date and member.
+// Fields in NetCDF and GRIB files and Zarr stores, found by variable, level, date and member.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ inline constexpr int64_t kNoDate = INT64_MIN;
 struct FieldLocation {
   int32_t file = 0;
   int32_t variable = 0;
-  int64_t time = 0, level = 0, member = 0;  // NetCDF: indices; GRIB: time is the offset of the message
+  int64_t time = 0, level = 0, member = 0;  // indices; of GRIB time is the offset of the message
 };
 
 struct InputVariable {
@@ -42,11 +42,12 @@ struct InputCatalog {
   std::function<void(const FieldLocation&, std::span<double> values)> read;
 };
 
-/// The files must all be NetCDF or all GRIB. Throws io (no such file), unsupported (this build cannot read the kind),
-/// corrupt_data.
+/// The files must all be NetCDF, all GRIB, or all Zarr: stores as xarray writes them, or Anemoi datasets. Throws io (no
+/// such file), unsupported (this build cannot read the kind), corrupt_data.
 InputCatalog open_input_files(const std::vector<std::string>& paths);
 
 InputCatalog open_netcdf_files(const std::vector<std::string>& paths);
 InputCatalog open_grib_files(const std::vector<std::string>& paths);
+InputCatalog open_zarr_stores(const std::vector<std::string>& paths);
 
 }  // namespace boreas

@@ -102,11 +102,14 @@ void add_dataset_commands(CLI::App& app) {
   dataset->require_subcommand(1);
 
   {
-    CLI::App* const command = dataset->add_subcommand("create", "make a dataset from NetCDF or GRIB files");
+    CLI::App* const command =
+        dataset->add_subcommand("create", "make a dataset from NetCDF or GRIB files, or Zarr stores");
     auto config = std::make_shared<DatasetCreateConfig>();
     auto rename = std::make_shared<std::vector<std::string>>();
     command->add_option("output", config->output, "dataset to write, a name ending in .zarr")->required();
-    command->add_option("--from", config->inputs, "NetCDF or GRIB files")->required()->check(CLI::ExistingFile);
+    command->add_option("--from", config->inputs, "NetCDF or GRIB files, or Zarr stores")
+        ->required()
+        ->check(CLI::ExistingPath);
     command->add_option("--variables", config->variables, "variables to take: u (all levels) or u_500; default: all")
         ->delimiter(',');
     command->add_option("--rename", *rename, "new names: OLD=NEW")->delimiter(',');
@@ -206,7 +209,7 @@ void add_run_commands(CLI::App& app, Session& session) {
                         "checkpoint file; default: the best of the output folder, else the latest");
     return checkpoint;
   };
-  on_config("forecast", "forecast from the dates of a dataset, and write NetCDF, Zarr or GRIB",
+  on_config("forecast", "forecast from dates of a dataset or a state in files, and write NetCDF, Zarr or GRIB",
             [&](CLI::App* command, auto arguments) {
               auto checkpoint = add_checkpoint(command);
               auto resume = std::make_shared<bool>(false);

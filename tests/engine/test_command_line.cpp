@@ -199,6 +199,32 @@ TEST_F(CommandLine, FromANetcdfFileToScoresAndBack) {
   EXPECT_TRUE(fs::exists(folder / "again_h5/checkpoints/step_00000004.h5"));
 }
 
+// Both variables of the model are in its forecasts, the forcing is computed: a forecast starts another.
+TEST_F(CommandLine, ForecastsGoOnFromForecasts) {
+  write_inputs();
+  succeed("train config.yaml");
+  succeed(
+      "forecast config.yaml --set 'forecast.end=\"\"' --set forecast.lead_steps=4 --set "
+      "forecast.formats=[zarr,netcdf]");
+  fs::remove_all(folder / "data.zarr");  // not needed any more
+  const auto checksums = [&](const std::string& name) {
+    return json::parse(lines_of(read_text_file(folder / ("run/" + name + ".checksums.jsonl"))).back());
+  };
+  const auto from = [&](const std::string& state, const std::string& start) {
+    succeed("forecast config.yaml --set forecast.output=second --set 'forecast.end=\"\"' --set forecast.lead_steps=1 " +
+            ("--set forecast.state=[" + state + "] --set forecast.start=" + start));
+    return checksums("second");
+  };
+  const json zarr = from("run/winds.zarr", "'\"\"'"), netcdf = from("run/winds.nc", "'\"\"'");
+  EXPECT_EQ(zarr, netcdf);
+  EXPECT_EQ(zarr["start"], "2001-03-06T00:00:00");  // the last state with one before it
+  EXPECT_EQ(from("run/winds.zarr", "2001-03-05T12")["start"], "2001-03-05T12:00:00");
+  fail("forecast config.yaml --set forecast.state=[run/winds.zarr] --set forecast.start=2001-03-05T06",
+       {"needs u on 2001-03-05T00:00:00, which run/winds.zarr does not hold"});
+  fail("forecast config.yaml --set forecast.state=[run/graph.h5]", {"run/graph.h5"});
+  fail("forecast config.yaml --set forecast.state=[run/winds.zarr] --set forecast.members=[1]", {"has 1 member"});
+}
+
 TEST_F(CommandLine, ForecastsOpenInOtherTools) {
   write_inputs();
   succeed("train config.yaml");

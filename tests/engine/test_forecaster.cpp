@@ -5,8 +5,12 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <functional>
+#include <map>
 
 #include "engine/rollout.h"
+#include "io/forecast_writer.h"
 #include "tests/engine/small_model.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tolerances.h"
@@ -299,6 +303,214 @@ TEST(Forecaster, RefusesDatasetsOfAnotherGridOrStep) {
   BOREAS_EXPECT_ERROR(Forecaster(world.model, turned), config, "another grid than the model was trained on: cell 0");
   const DatasetReader slower = DatasetReader::open({.path = world.folder / "data.zarr", .frequency = "12h"});
   BOREAS_EXPECT_ERROR(Forecaster(world.model, slower), config, "a step of 12h but the model makes steps of 6h");
+}
+
+// --- from states in files
+// ---------------------------------------------------------------------------------------------------
+
+// A state as a forecast file: of a start date and the steps 0 .. num_steps - 1 after it.
+struct StateFile {
+  ForecastLayout layout;
+  std::vector<const SmallDataset::Variable*> variables;
+  std::vector<int64_t> cells;  // of the dataset, in the order of the file
+  int64_t first = 0;           // date of the dataset
+  float member_step = 0;
+
+  StateFile(const SmallDataset& data, const std::vector<std::string>& names, int64_t first_in, int64_t num_steps)
+      : first(first_in) {
+    for (const std::string& name : names)
+      for (const auto& variable : data.variables)
+        if (variable.name == name) {
+          variables.push_back(&variable);
+          layout.variables.push_back({name, variable.units, ""});
+        }
+    layout.start_dates = {data.dates[size_t(first)]};
+    layout.step = {6 * 3600, 0};
+    for (int64_t k = 0; k < num_steps; ++k) layout.steps.push_back(k);
+    layout.field_shape = {data.num_rows, data.num_columns};
+    for (int64_t c = 0; c < data.num_cells(); ++c) cells.push_back(c);
+    place(data);
+  }
+  void place(const SmallDataset& data) {
+    layout.latitudes.clear();
+    layout.longitudes.clear();
+    for (const int64_t c : cells) {
+      layout.latitudes.push_back(data.latitude(c));
+      layout.longitudes.push_back(data.longitude(c));
+    }
+  }
+  std::string write(const std::string& path) const {
+    create_forecast(path, layout);
+    ThreadPool pool(0);
+    {
+      const ForecastWriter writer(path, layout, forecast_places(path, layout), forecast_part(path, layout, 0, 1));
+      for (int64_t f = 0; f < layout.num_forecasts(); ++f)
+        for (size_t k = 0; k < layout.steps.size(); ++k) {
+          std::vector<float> fields;
+          for (const auto* variable : variables)
+            for (const int64_t c : cells)
+              fields.push_back(variable->value(first + layout.steps[k], c) + float(f) * member_step);
+          writer.write(f, int64_t(k), fields.data(), pool);
+        }
+    }
+    publish_forecast(path);
+    return path;
+  }
+};
+
+bool is_unsupported(const std::function<void()>& task) {
+  try {
+    task();
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::unsupported) return true;
+    throw;
+  }
+  return false;
+}
+
+Fields from_files(const StepModel& model, const std::vector<std::string>& paths, int64_t start, int64_t lead_steps,
+                  int64_t member = 0) {
+  Forecaster forecaster(model, file_source(model, paths));
+  return forecast(forecaster, start, lead_steps, member);
+}
+
+const std::vector<std::string> kNeeded = {"a", "b", "dynamic", "orography"};
+
+TEST(ForecastFromFiles, IsTheForecastOfADatasetWithTheSameStates) {
+  const SmallDataset data = small_data(12, true);
+  const SmallWorld world(data, small_config(data, 2, 2));
+  const Fields expected = forecast(world.model, world.reader, world.date(5), 5);
+  const auto expect_same = [&](const std::vector<std::string>& paths) {
+    SCOPED_TRACE(paths[0]);
+    EXPECT_TRUE(same_bytes(from_files(world.model, paths, world.date(5), 5), expected));
+  };
+  // Dates 4 and 5 are the state, 6 to 9 are those on which `dynamic` is needed.
+  const StateFile whole(data, kNeeded, 4, 6);
+  const std::string zarr = whole.write(world.folder / "whole.zarr");
+  expect_same({zarr});
+  expect_same({world.folder / "data.zarr"});  // an Anemoi dataset is a state too
+  // Of several files, in another order of the cells, that go round the other way and begin elsewhere.
+  StateFile turned(data, {"b", "a"}, 3, 4);
+  std::sort(turned.cells.begin(), turned.cells.end(), [&](int64_t x, int64_t y) {
+    return std::pair{-(x / 12), (x + 5) % 12} < std::pair{-(y / 12), (y + 5) % 12};
+  });
+  turned.place(data);
+  for (double& longitude : turned.layout.longitudes) longitude = std::remainder(longitude, 360.0) + 3e-5;
+  StateFile constant(data, {"orography"}, 0, 1);
+  constant.layout.field_shape = {};  // points
+  expect_same({turned.write(world.folder / "turned.zarr"), constant.write(world.folder / "constant.zarr"),
+               StateFile(data, {"dynamic"}, 4, 8).write(world.folder / "dynamic.zarr")});
+  std::string netcdf;
+  if (is_unsupported([&] { netcdf = whole.write(world.folder / "whole.nc"); })) GTEST_SKIP() << "no NetCDF";
+  expect_same({netcdf});
+  expect_same({netcdf, constant.write(world.folder / "constant.nc")});  // a constant may be in each of the files
+  StateFile packed = whole;
+  for (auto& variable : packed.layout.variables) variable.packed_range = {-500, 500};
+  const auto near = [&](const std::string& path) {
+    const Fields found = from_files(world.model, {path}, world.date(5), 5);
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_LT(difference(found[i], expected[i]), 1e-2);
+    EXPECT_FALSE(same_bytes(found, expected));
+  };
+  near(packed.write(world.folder / "packed.zarr"));
+  near(packed.write(world.folder / "packed.nc"));
+}
+
+TEST(ForecastFromFiles, ReadsGrib) {
+  SmallDataset data = small_data(8);
+  const std::map<std::string, std::string> names = {{"a", "10u"}, {"b", "t_850"}, {"orography", "z"}, {"p", "tp"}};
+  for (auto& variable : data.variables)
+    if (const auto at = names.find(variable.name); at != names.end()) variable.name = at->second;
+  data.variables[2].units = "m**2 s**-2";
+  RunConfig config = small_config(data, 2);
+  config.data.roles.forcing = {"insolation", "z", "cos_julian_day"};
+  config.data.roles.diagnostic = {"tp"};
+  const SmallWorld world(data, config);
+  const std::string path = world.folder / "state.grib";
+  if (is_unsupported([&] { StateFile(data, {"10u", "t_850", "z"}, 3, 2).write(path); })) GTEST_SKIP() << "no ecCodes";
+  const Fields found = from_files(world.model, {path}, world.date(4), 3);
+  const Fields expected = forecast(world.model, world.reader, world.date(4), 3);
+  for (size_t i = 0; i < 3; ++i) EXPECT_LT(difference(found[i], expected[i]), 1e-3);
+}
+
+TEST(ForecastFromFiles, HasMembers) {
+  const SmallDataset data = small_data(8);
+  const SmallWorld world(data);
+  StateFile state(data, {"a", "b"}, 4, 1);
+  state.layout.members = {0, 1};
+  state.member_step = 0.5F;
+  const std::vector<std::string> paths = {state.write(world.folder / "a.zarr"),
+                                          StateFile(data, {"orography"}, 4, 1).write(world.folder / "o.zarr")};
+  EXPECT_EQ(file_source(world.model, paths)->num_members(), 2);
+  const Fields expected = forecast(world.model, world.reader, world.date(4), 2);
+  EXPECT_TRUE(same_bytes(from_files(world.model, paths, world.date(4), 2), expected));
+  EXPECT_FALSE(same_bytes(from_files(world.model, paths, world.date(4), 2, 1), expected));
+  BOREAS_EXPECT_ERROR(from_files(world.model, paths, world.date(4), 2, 2), invalid_argument, "has no member 2");
+  state = StateFile(data, {"orography"}, 4, 1);
+  state.layout.members = {0, 1, 2};
+  BOREAS_EXPECT_ERROR(file_source(world.model, {paths[0], state.write(world.folder / "three.zarr")}), config,
+                      "three.zarr: 'orography' has 3 members, where others have 2");
+}
+
+TEST(ForecastFromFiles, WhatIsWrongIsNamed) {
+  const SmallDataset data = small_data(12, true);
+  const SmallWorld world(data, small_config(data, 2));
+  const std::string path = world.folder / "state.zarr";
+  const auto state = [&](int64_t num_steps = 2) { return StateFile(data, kNeeded, 4, num_steps); };
+  const auto expect_error = [&](const StateFile& file, ErrorCode code, const std::string& text,
+                                int64_t lead_steps = 1) {
+    std::filesystem::remove_all(path);
+    file.write(path);
+    try {
+      from_files(world.model, {path}, world.date(5), lead_steps);
+      ADD_FAILURE() << "no error: " << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(to_string(error.code()), to_string(code)) << error.what();
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+    }
+  };
+  const std::string there = path + " does not hold";
+  expect_error(StateFile(data, {"a", "dynamic", "orography"}, 4, 2), ErrorCode::invalid_argument,
+               "the forecast starts from b, which " + there);
+  expect_error(StateFile(data, {"a", "b", "dynamic", "orography"}, 5, 1), ErrorCode::invalid_argument,
+               "on 2001-03-05T06:00:00, which " + there +
+                   "; it holds 2001-03-05T12:00:00; the model makes steps of 6h and starts from 2 states");
+  StateFile spaced = state();
+  spaced.layout.steps = {0, 1, 3};
+  spaced.first = 2;
+  spaced.layout.start_dates = {world.date(2)};
+  expect_error(spaced, ErrorCode::invalid_argument, "on 2001-03-05T06:00:00, which " + there);
+  // The forcing that changes is needed for every step but the first.
+  expect_error(state(), ErrorCode::invalid_argument, "needs dynamic on 2001-03-05T18:00:00, which " + there, 2);
+  StateFile other = state();
+  other.layout.variables[0].units = "km h-1";
+  expect_error(other, ErrorCode::config, "is in 'km h-1', and the model was trained on 'm s-1'; convert it");
+  other = state();
+  other.cells.resize(60);
+  other.layout.field_shape = {5, 12};
+  other.place(data);
+  expect_error(other, ErrorCode::config, "another grid than the model was trained on: regular, 5 latitudes x 12");
+  other = state();
+  other.layout.latitudes[7] += 0.5;
+  expect_error(other, ErrorCode::config, "it has no cell at latitude -75, longitude 210");
+  SmallDataset holes = data;
+  const auto value = data.variables[1].value;
+  holes.variables[1].value = [=](int64_t t, int64_t c) { return t == 4 && c == 9 ? std::nanf("") : value(t, c); };
+  expect_error(StateFile(holes, kNeeded, 4, 2), ErrorCode::corrupt_data,
+               "2001-03-05T06:00:00: variable 'a' is NaN in 1 of 72 cells");
+  // Other spellings of the same units are the same.
+  for (const char* const units : {"m s**-1", "m/s", "m s^-1", "s-1 m", ""}) {
+    other = state();
+    for (auto& variable : other.layout.variables)
+      if (variable.name == "a") variable.units = units;
+    std::filesystem::remove_all(path);
+    EXPECT_NO_THROW(from_files(world.model, {other.write(path)}, world.date(5), 1)) << units;
+  }
+  std::filesystem::remove_all(path);
+  state().write(path);
+  BOREAS_EXPECT_ERROR(from_files(world.model, {path, path}, world.date(5), 1), config, "is in both " + path);
+  BOREAS_EXPECT_ERROR(file_source(world.model, {world.folder / "absent.nc"}), io, "absent.nc: there is no such file");
+  std::filesystem::create_directory(world.folder / "empty.zarr");
+  BOREAS_EXPECT_ERROR(file_source(world.model, {world.folder / "empty.zarr"}), corrupt_data, "holds no Zarr arrays");
 }
 
 }  // namespace
