@@ -76,15 +76,16 @@ struct RandomWindow {
 };
 
 /// Waves that travel east at a speed of their own: `a` follows from itself, `b` from `a` and the forcing, p from both.
-/// The value at (date, cell) of variable `nan_variable` is NaN.
+/// The value at (date, cell) of variable `nan_variable` is NaN. Member m has everything 0.1 m greater.
 inline void write_tiny_dataset(const std::string& path, int64_t num_dates, int64_t nan_date = -1,
-                               int64_t nan_variable = 1) {
+                               int64_t nan_variable = 1, int64_t num_members = 1) {
   DatasetSpec spec;
   spec.variables = {{"f", "1", "", false}, {"a", "m s-1", "", false}, {"p", "kg", "", false}, {"b", "K", "", false}};
   for (int64_t i = 0; i < num_dates; ++i) spec.dates.push_back(i * 6 * 3600);
   tiny_grid(spec.latitudes, spec.longitudes);
   spec.field_shape = {kTinyRows, kTinyColumns};
   spec.allow_nans = nan_date >= 0;
+  spec.num_members = num_members;
   const size_t num_cells = spec.latitudes.size();
   DatasetWriter writer(path, spec);
   std::vector<float> fields(4 * num_cells);
@@ -100,7 +101,11 @@ inline void write_tiny_dataset(const std::string& path, int64_t num_dates, int64
       fields[3 * num_cells + i] = float(2 * b - 4);
     }
     if (date == nan_date) fields[size_t(nan_variable) * num_cells + 5] = std::numeric_limits<float>::quiet_NaN();
-    writer.append(fields.data());
+    std::vector<float> of_members;
+    for (size_t i = 0; i < 4 * size_t(num_members); ++i)
+      for (size_t c = 0; c < num_cells; ++c)
+        of_members.push_back(fields[i / size_t(num_members) * num_cells + c] + 0.1F * float(i % size_t(num_members)));
+    writer.append(of_members.data());
   }
   writer.close();
 }
