@@ -12,12 +12,19 @@
 
 namespace boreas {
 
+namespace {
+constexpr size_t kMostCells = size_t{1} << 29, kMostFields = size_t{1} << 24;  // beyond them a file is damaged
+}
+
 std::vector<double> CfFile::read_all(int variable) const {
   std::vector<size_t> begin, count;
   size_t n = 1;
   for (const int d : variables_[size_t(variable)].dimensions) {
     begin.push_back(0);
     count.push_back(size_t(dimensions_[size_t(d)].size));
+    BOREAS_CHECK(count.back() <= kMostCells && n * count.back() <= kMostCells, unsupported,
+                 "{}: variable '{}', which is read as a coordinate, has more than {} values", path_,
+                 variables_[size_t(variable)].name, kMostCells);
     n *= count.back();
   }
   std::vector<double> values(n);
@@ -122,6 +129,8 @@ InputGrid read_grid(const CfFile& file, const GridOf& of) {
   const bool regular =
       file.variables()[size_t(of.latitude)].dimensions != file.variables()[size_t(of.longitude)].dimensions;
   if (regular) {
+    BOREAS_CHECK(lat.empty() || lon.size() <= kMostCells / lat.size(), unsupported,
+                 "{}: a grid of {} latitudes and {} longitudes", file.path(), lat.size(), lon.size());
     const bool lat_first = file.dimensions()[size_t(of.dimensions[0])].coordinate == of.latitude;
     for (const double outer : lat_first ? lat : lon)
       for (const double inner : lat_first ? lon : lat) {
@@ -198,6 +207,8 @@ std::vector<std::string> level_names(const CfFile& file, int dimension) {
   const CfFile::Dimension& d = file.dimensions()[size_t(dimension)];
   std::vector<std::string> names;
   if (d.size == 1) return {""};
+  BOREAS_CHECK(size_t(d.size) <= kMostFields, unsupported, "{}: dimension '{}' has {} levels", file.path(), d.name,
+               d.size);
   if (d.coordinate < 0) {
     for (int64_t i = 0; i < d.size; ++i) names.push_back(fmt::format("_{}", i));
     return names;
@@ -216,6 +227,9 @@ void add_fields(const CfFile& file, int32_t file_index, int32_t v, size_t grid_i
   const std::vector<int64_t> dates = axes.time < 0 ? std::vector<int64_t>{kNoDate} : read_times(file, axes.time);
   const std::vector<std::string> levels = axes.level < 0 ? std::vector<std::string>{""} : level_names(file, axes.level);
   const int64_t num_members = axes.member < 0 ? 1 : file.dimensions()[size_t(axes.member)].size;
+  const double num_fields = double(dates.size()) * double(levels.size()) * double(num_members);
+  BOREAS_CHECK(num_fields <= double(kMostFields), unsupported, "{}: variable '{}' has {} fields", file.path(),
+               variable.name, num_fields);
   for (size_t level = 0; level < levels.size(); ++level) {
     const std::string name = variable.name + levels[level];
     auto at = std::find_if(catalog.variables.begin(), catalog.variables.end(),
@@ -238,8 +252,9 @@ void add_fields(const CfFile& file, int32_t file_index, int32_t v, size_t grid_i
       for (int64_t member = 0; member < num_members; ++member)
         members.push_back({file_index, v, int64_t(t), int64_t(level), member});
       const bool added = at->fields.emplace(dates[t], std::move(members)).second;
-      BOREAS_CHECK(added || dates[t] == kNoDate, config, "{}: variable '{}' occurs a second time at {}", file.path(),
-                   name, format_date(dates[t]));
+      BOREAS_CHECK(added || dates[t] == kNoDate, config, "{}: variable '{}' occurs a second time at {}{}", file.path(),
+                   name, format_date(dates[t]),
+                   axes.time_dimensions.size() == 2 ? ", in forecasts from two dates; take those of one" : "");
     }
   }
 }

@@ -222,6 +222,11 @@ TEST_F(CommandLine, ForecastsGoOnFromForecasts) {
   fail("forecast config.yaml --set forecast.state=[run/winds.zarr] --set forecast.start=2001-03-05T06",
        {"needs u on 2001-03-05T00:00:00, which run/winds.zarr does not hold"});
   fail("forecast config.yaml --set forecast.state=[run/graph.h5]", {"run/graph.h5"});
+  succeed(
+      "forecast config.yaml --set forecast.state=[run/winds.nc] --set forecast.start=2001-03-05T12 --set "
+      "forecast.output=two");
+  fail("forecast config.yaml --set forecast.state=[run/two.zarr]",
+       {"run/two.zarr: variable 'u' occurs a second time at 2001-03-0", "in forecasts from two dates"});
   fail("forecast config.yaml --set forecast.state=[run/winds.zarr] --set forecast.members=[1]", {"has 1 member"});
 }
 

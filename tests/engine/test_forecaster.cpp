@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 
@@ -511,6 +514,82 @@ TEST(ForecastFromFiles, WhatIsWrongIsNamed) {
   BOREAS_EXPECT_ERROR(file_source(world.model, {world.folder / "absent.nc"}), io, "absent.nc: there is no such file");
   std::filesystem::create_directory(world.folder / "empty.zarr");
   BOREAS_EXPECT_ERROR(file_source(world.model, {world.folder / "empty.zarr"}), corrupt_data, "holds no Zarr arrays");
+}
+
+// Whatever a file holds, it is read or refused. NetCDF's and GRIB's own bytes are left to their libraries, but for
+// files that end too early.
+TEST(ForecastFromFiles, DamagedFilesAreReadOrRefused) {
+  const SmallDataset data = small_data(12, true);
+  const SmallWorld world(data, small_config(data, 2));
+  const std::string whole = StateFile(data, kNeeded, 4, 2).write(world.folder / "whole.zarr");
+  const std::string damaged = world.folder / "damaged.zarr";
+  std::vector<float> values(size_t(data.num_cells()));
+  int64_t num_refused = 0, num_read = 0;
+  const auto try_to_read = [&](const std::string& path) {
+    try {
+      const auto source = file_source(world.model, {path});
+      for (int64_t v = 0; v < world.model.variables().size(); ++v)
+        for (const int64_t date : {world.date(4), world.date(5)})
+          if (source->holds(v)) source->read(v, date, source->num_members() - 1, values);
+      ++num_read;
+    } catch (const Error& error) {
+      EXPECT_NE(error.code(), ErrorCode::internal) << error.what();
+      ++num_refused;
+    }
+  };
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(whole))
+    if (entry.is_regular_file()) files.push_back(std::filesystem::relative(entry.path(), whole));
+  std::sort(files.begin(), files.end());
+  const auto bytes_of = [](const std::filesystem::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const Philox random(7, 1);
+  const char* const tokens[] = {"-1", "0",  "1e300", "99999999999", "null", "\"\"",
+                                "[]", "{}", "NaN",   "\"<i2\"",     "true"};
+  const int64_t num_trials = std::getenv("BOREAS_FUZZ") ? 20000 : 400;
+  for (int64_t trial = 0; trial < num_trials; ++trial) {
+    auto draw = [&, i = uint64_t{0}](int64_t n) mutable { return random.below(uint64_t(trial) * 64 + i++, n); };
+    std::filesystem::remove_all(damaged);
+    std::filesystem::copy(whole, damaged, std::filesystem::copy_options::recursive);
+    const std::filesystem::path file = std::filesystem::path(damaged) / files[size_t(draw(int64_t(files.size())))];
+    std::string bytes = bytes_of(file);
+    const bool is_json = file.filename().string().starts_with(".z");
+    switch (draw(4)) {
+      case 0:
+        bytes[size_t(draw(int64_t(bytes.size())))] = char(draw(256));
+        break;
+      case 1:
+        bytes.resize(size_t(draw(int64_t(bytes.size()))));
+        break;
+      case 2:
+        bytes.insert(size_t(draw(int64_t(bytes.size()))), is_json ? tokens[draw(11)] : "abc");
+        break;
+      default: {  // another value of a number or a word
+        size_t begin = size_t(draw(int64_t(bytes.size()))), end = begin;
+        while (begin > 0 && std::isalnum(static_cast<unsigned char>(bytes[begin - 1]))) --begin;
+        while (end < bytes.size() && std::isalnum(static_cast<unsigned char>(bytes[end]))) ++end;
+        bytes.replace(begin, end - begin, tokens[draw(11)]);
+      }
+    }
+    std::ofstream(file, std::ios::binary) << bytes;
+    try_to_read(damaged);
+  }
+  EXPECT_GT(num_refused, num_trials / 4);
+  EXPECT_GT(num_read, num_trials / 50);
+  for (const std::string name : {"whole.nc", "whole.grib"}) {
+    StateFile state(data, {"a", "b", "dynamic", "orography"}, 4, 2);
+    if (name == "whole.grib")
+      for (size_t v = 0; v < 4; ++v) state.layout.variables[v].name = std::vector<std::string>{"u", "v", "t", "z"}[v];
+    if (is_unsupported([&] { state.write(world.folder / name); })) continue;
+    const std::string bytes = bytes_of(world.folder / name);
+    for (uint64_t trial = 0; trial < 40; ++trial) {
+      std::ofstream(world.folder / ("cut_" + name), std::ios::binary)
+          << bytes.substr(0, size_t(random.below(trial + (uint64_t{1} << 40), int64_t(bytes.size()))));
+      try_to_read(world.folder / ("cut_" + name));
+    }
+  }
 }
 
 }  // namespace

@@ -107,6 +107,14 @@ TEST_F(MpiRun, FromTrainingToScores) {
   EXPECT_EQ(succeed_on(2, "train config.yaml"), "wrote run/checkpoints/step_00000004.h5\n");
   EXPECT_EQ(lines_of(read_text_file(folder / "run/metrics.jsonl")).size(), 4U);
   EXPECT_EQ(succeed_on(3, "forecast config.yaml"), "wrote run/winds.zarr\n");
+  // The same states from a file.
+  EXPECT_EQ(succeed_on(3, "forecast config.yaml --set forecast.state=[data.zarr] --set forecast.output=again"),
+            "wrote run/again.zarr\n");
+  const auto checksums = [&](const std::string& name) {
+    const std::string text = read_text_file(folder / ("run/" + name + ".checksums.jsonl"));
+    return text.substr(text.find('\n'));
+  };
+  EXPECT_EQ(checksums("again"), checksums("winds"));
   const std::string scores = succeed_on(2, "evaluate config.yaml");
   const auto maps_of_truth = [&] {
     std::map<std::string, std::string> maps;
