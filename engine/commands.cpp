@@ -211,7 +211,9 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
 
 std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::string& checkpoint,
                                            Communicator& ranks) {
-  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  const DatasetReader starts = DatasetReader::open(config.data.dataset);
+  const std::string& truth = config.evaluation.truth;
+  const DatasetReader reader = truth.empty() ? starts : DatasetReader::open({.path = truth});
   const Trained trained(config, checkpoint, ranks);
   const StepModel& model = trained.model;
   std::optional<Progress> progress;
@@ -221,7 +223,7 @@ std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::s
   const std::vector<int64_t> map_cells = ranks.all_to_all(std::vector<std::vector<int64_t>>(
       size_t(ranks.size()), renderer ? renderer->cells() : std::vector<int64_t>()))[0];
   const Evaluation evaluation = evaluate(
-      model, reader, config.evaluation,
+      model, starts, reader, config.evaluation,
       [&](int64_t done, int64_t total) {
         if (ranks.rank() > 0) return;
         if (!progress) progress.emplace("evaluate", total, "forecasts");
@@ -237,13 +239,14 @@ std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::s
   const fs::path folder = config.output, map_folder = folder / "maps";
   fs::create_directories(map_folder);
   const auto date = [&](int64_t index) { return format_date(reader.dates()[index]); };
-  const nlohmann::ordered_json context = {
+  nlohmann::ordered_json context = {
       {"checkpoint", trained.path},
-      {"dataset", reader.name()},
+      {"dataset", starts.name()},
       {"step", format_step(reader.step())},
       {"targets", {date(evaluation.targets.begin), date(evaluation.targets.end - 1)}},
       {"climatology", {date(evaluation.climatology.begin), date(evaluation.climatology.end - 1)}},
       {"weights", "cos(latitude)"}};
+  if (!truth.empty()) context["truth"] = reader.name();
   write_scores((folder / "evaluation.json").string(), evaluation.scores, context.dump());
 
   Report report;

@@ -1,6 +1,7 @@
 #include "engine/evaluation.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "engine/cell_gather.h"
 
@@ -14,17 +15,20 @@ std::vector<int64_t> output_variables(const StepModel& model, const DatasetReade
   return variables;
 }
 
-bool has_inputs(const DatasetReader& reader, int64_t start, int64_t num_input_steps) {
-  if (start - num_input_steps + 1 < 0) return false;
-  for (int64_t i = 0; i < num_input_steps; ++i)
-    if (reader.missing(start - i)) return false;
+bool has_inputs(const DatasetReader& reader, int64_t start_date, int64_t num_input_steps) {
+  for (int64_t i = 0; i < num_input_steps; ++i) {
+    const auto index = reader.index_of_date(advance(start_date, reader.step(), -i));
+    if (!index || reader.missing(*index)) return false;
+  }
   return true;
 }
 
 }  // namespace
 
-Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const EvaluationConfig& config,
-                    const std::function<void(int64_t, int64_t)>& progress, std::span<const int64_t> map_cells) {
+Evaluation evaluate(const StepModel& model, const DatasetReader& starts, const DatasetReader& reader,
+                    const EvaluationConfig& config, const std::function<void(int64_t, int64_t)>& progress,
+                    std::span<const int64_t> map_cells) {
+  check_same_grid(model, reader);
   BOREAS_CHECK(config.lead_steps >= 1, config, "evaluation.lead_steps is {}; expected at least 1", config.lead_steps);
   Evaluation result;
   const std::vector<int64_t>& dates = reader.dates();
@@ -54,7 +58,8 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const E
   ScoreBoard board(names, units, {weights.begin() + cells.begin, weights.begin() + cells.end}, config.lead_steps,
                    baselines, &model.ranks());
 
-  Forecaster forecaster(model, reader);
+  std::vector<std::unique_ptr<Forecaster>> members;  // of which each has its own state
+  for (int64_t m = 0; m < starts.num_members(); ++m) members.push_back(std::make_unique<Forecaster>(model, starts));
   const int64_t num_inputs = model.setup().config.data.num_input_steps, field_size = cells.size();
   std::vector<float> initial(variables.size() * field_size), truth(initial.size());
   const auto field = [&](const float* fields, size_t v) {
@@ -66,28 +71,53 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& reader, const E
     return std::vector<float>(all.begin(), all.end());
   };
   int64_t num_verified = 0;
+  const auto verify = [&](int64_t start, int64_t lead, std::span<const std::span<const float>> forecasts) {
+    const int64_t target = start + lead, valid_date = dates[size_t(target)];
+    if (target < result.targets.begin || target >= result.targets.end || reader.missing(target)) return;
+    reader.read(target, variables, cells, truth.data());
+    ++num_verified;
+    for (size_t v = 0; v < variables.size(); ++v) {
+      std::vector<std::span<const float>> of_members;
+      for (const std::span<const float> forecast : forecasts) of_members.push_back(field(forecast.data(), v));
+      board.add(int64_t(v), lead, dates[size_t(start)], valid_date, of_members, field(truth.data(), v),
+                field(initial.data(), v));
+      if (lead != 1 || target >= result.targets.begin + config.num_map_dates) continue;
+      std::vector<float> mean(static_cast<size_t>(field_size));
+      for (size_t c = 0; c < mean.size(); ++c) {
+        double sum = 0;
+        for (const std::span<const float> forecast : of_members) sum += forecast[c];
+        mean[c] = float(sum / double(of_members.size()));
+      }
+      Evaluation::Map map{names[v], units[v], lead, valid_date, shown(mean), shown(field(truth.data(), v))};
+      if (model.ranks().rank() == 0) result.maps.push_back(std::move(map));
+    }
+  };
   const int64_t first_start = std::max<int64_t>(0, result.targets.begin - config.lead_steps);
-  const int64_t end_start = result.targets.end - 1;
+  const int64_t end_start = result.targets.end - 1, num_outputs = model.setup().config.data.num_output_steps;
+  std::vector<std::vector<float>> kept(size_t(num_outputs) * members.size());  // [time][member], of an ensemble
   for (int64_t start = first_start; start < end_start; ++start) {
     if (progress) progress(start - first_start, end_start - first_start);
-    if (!has_inputs(reader, start, num_inputs)) continue;
+    if (reader.missing(start) || !has_inputs(starts, dates[size_t(start)], num_inputs)) continue;
     reader.read(start, variables, cells, initial.data());
     const int64_t num_leads = std::min(config.lead_steps, result.targets.end - 1 - start);
-    forecaster.run(dates[start], num_leads, [&](int64_t lead, int64_t valid_date, std::span<const float> fields) {
-      const int64_t target = start + lead;
-      if (target < result.targets.begin || reader.missing(target)) return;
-      reader.read(target, variables, cells, truth.data());
-      ++num_verified;
-      for (size_t v = 0; v < variables.size(); ++v) {
-        board.add(int64_t(v), lead, dates[start], valid_date, field(fields.data(), v), field(truth.data(), v),
-                  field(initial.data(), v));
-        if (lead == 1 && target < result.targets.begin + config.num_map_dates) {
-          Evaluation::Map map{
-              names[v], units[v], lead, valid_date, shown(field(fields.data(), v)), shown(field(truth.data(), v))};
-          if (model.ranks().rank() == 0) result.maps.push_back(std::move(map));
-        }
+    if (members.size() == 1) {
+      members[0]->run(dates[size_t(start)], num_leads, [&](int64_t lead, int64_t, std::span<const float> fields) {
+        verify(start, lead, {&fields, 1});
+      });
+      continue;
+    }
+    for (size_t m = 0; m < members.size(); ++m) members[m]->begin(dates[size_t(start)], int64_t(m));
+    for (int64_t done = 0; done < num_leads; done += num_outputs) {
+      for (size_t m = 0; m < members.size(); ++m)
+        members[m]->next([&](int64_t lead, int64_t, std::span<const float> fields) {
+          kept[size_t(lead - done - 1) * members.size() + m].assign(fields.begin(), fields.end());
+        });
+      for (int64_t o = 0; o < std::min(num_outputs, num_leads - done); ++o) {
+        const auto at = kept.begin() + o * int64_t(members.size());
+        const std::vector<std::span<const float>> forecasts(at, at + int64_t(members.size()));
+        verify(start, done + o + 1, forecasts);
       }
-    });
+    }
   }
   if (progress) progress(end_start - first_start, end_start - first_start);
   BOREAS_CHECK(num_verified > 0, config,

@@ -78,6 +78,7 @@ struct EnumNames<ClimatologyBins> {
 
 /// On which dates forecasts are verified, and against what.
 struct EvaluationConfig {
+  std::string truth;
   std::string start, end;
   std::string climatology_start, climatology_end;
   ClimatologyBins climatology = ClimatologyBins::automatic;
@@ -85,6 +86,9 @@ struct EvaluationConfig {
   int64_t num_map_dates = 1;
 
   void fields(auto&& visit) {
+    visit(
+        "truth", truth, "path",
+        "dataset of one member that forecasts are verified against, as those of an ensemble must; empty: data.dataset");
     visit("start", start, "ISO date", "first date that forecasts are verified on, the same at every lead time");
     visit("end", end, "ISO date", "last date that forecasts are verified on; empty: the end of the dataset");
     visit("climatology_start", climatology_start, "ISO date",

@@ -24,23 +24,30 @@ bool same_place(double latitude, double longitude, double other_latitude, double
          std::abs(std::remainder(longitude - other_longitude, 360.0)) < tolerance;
 }
 
+}  // namespace
+
+void check_same_grid(const StepModel& model, const DatasetReader& reader) {
+  const ModelSetup& setup = model.setup();
+  BOREAS_CHECK(reader.num_cells() == setup.num_cells(), config,
+               "dataset {} has {} cells but the model was trained on {}: use a dataset of the same grid", reader.name(),
+               reader.num_cells(), setup.num_cells());
+  for (size_t c = 0; c < setup.latitudes.size(); ++c)
+    BOREAS_CHECK(
+        same_place(reader.latitudes()[c], reader.longitudes()[c], setup.latitudes[c], setup.longitudes[c], kSamePlace),
+        config,
+        "dataset {} has another grid than the model was trained on: cell {} lies at latitude {}, longitude {} "
+        "and for the model at {}, {}",
+        reader.name(), c, reader.latitudes()[c], reader.longitudes()[c], setup.latitudes[c], setup.longitudes[c]);
+  BOREAS_CHECK(reader.step() == setup.step, config, "dataset {} has a step of {} but the model makes steps of {}",
+               reader.name(), format_step(reader.step()), format_step(setup.step));
+}
+
+namespace {
+
 class DatasetSource : public ForecastSource {
  public:
   DatasetSource(const StepModel& model, const DatasetReader& reader) : model_(model), reader_(reader) {
-    const ModelSetup& setup = model.setup();
-    BOREAS_CHECK(reader.num_cells() == setup.num_cells(), config,
-                 "dataset {} has {} cells but the model was trained on {}: use a dataset of the same grid",
-                 reader.name(), reader.num_cells(), setup.num_cells());
-    for (size_t c = 0; c < setup.latitudes.size(); ++c)
-      BOREAS_CHECK(
-          same_place(reader.latitudes()[c], reader.longitudes()[c], setup.latitudes[c], setup.longitudes[c],
-                     kSamePlace),
-          config,
-          "dataset {} has another grid than the model was trained on: cell {} lies at latitude {}, longitude {} "
-          "and for the model at {}, {}",
-          reader.name(), c, reader.latitudes()[c], reader.longitudes()[c], setup.latitudes[c], setup.longitudes[c]);
-    BOREAS_CHECK(reader.step() == setup.step, config, "dataset {} has a step of {} but the model makes steps of {}",
-                 reader.name(), format_step(reader.step()), format_step(setup.step));
+    check_same_grid(model, reader);
     const std::vector<std::string>& known = reader.variables();
     for (const std::string& name : model.variables().names()) {
       const bool stored = std::find(known.begin(), known.end(), name) != known.end();

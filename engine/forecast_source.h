@@ -27,6 +27,9 @@ class ForecastSource {
   virtual void read(int64_t variable, int64_t date, int64_t member, std::span<float> values) const = 0;
 };
 
+/// Throws config unless a dataset has the grid and the step of the model.
+void check_same_grid(const StepModel& model, const DatasetReader& reader);
+
 /// A dataset. The model must outlive it. Throws invalid_argument if it lacks a variable of the model, and config if it
 /// has another grid or step.
 std::unique_ptr<ForecastSource> dataset_source(const StepModel& model, const DatasetReader& reader);

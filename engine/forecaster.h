@@ -31,6 +31,10 @@ class Forecaster {
   /// Calls `sink` for lead_steps states. Throws invalid_argument for a start date whose inputs the source lacks, and
   /// corrupt_data for an input that is not finite and not imputed, naming variable and date.
   void run(int64_t start_date, int64_t lead_steps, const Sink& sink, int64_t member = 0);
+  /// The same step by step, so that several forecasts can go on together: begin, then next for every T_o states. The
+  /// source is read as far as the states that are asked for need it.
+  void begin(int64_t start_date, int64_t member = 0);
+  void next(const Sink& sink);
 
   /// What construction takes besides the model: that of its state.
   static Arena::Peak plan(const StepModel& model, Device device);
@@ -41,12 +45,15 @@ class Forecaster {
  private:
   int64_t num_input_steps() const { return model_.network().shape().num_input_steps; }
   int64_t num_output_steps() const { return model_.network().shape().num_output_steps; }
-  void read_initial(int64_t member);
-  void read_forcings(int64_t member);
+  int64_t num_done() const { return state_.num_steps() * num_output_steps(); }
+  void read_initial();
+  void read_forcings();
+  void deliver(int64_t done, int64_t lead_steps, const Sink& sink);
 
   const StepModel& model_;
   const std::unique_ptr<ForecastSource> source_;
   ModelState state_;
+  int64_t member_ = 0;
 };
 
 }  // namespace boreas

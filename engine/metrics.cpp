@@ -33,8 +33,8 @@ Baselines::Baselines(const DatasetReader& reader, const std::vector<int64_t>& va
                      ClimatologyBins bins, int64_t max_lead, Range cells, Communicator* ranks)
     : max_lead_(max_lead), num_cells_(cells.size()), num_variables_(int64_t(variables.size())) {
   BOREAS_CHECK(reader.num_members() == 1, unsupported,
-               "{} has {} members; forecasts are verified against datasets of one member", reader.name(),
-               reader.num_members());
+               "{} has {} members; forecasts are verified against a dataset of one: name it as evaluation.truth",
+               reader.name(), reader.num_members());
   const TimeStep step = reader.step();
   hourly_ = bins == ClimatologyBins::month_hour ||
             (bins == ClimatologyBins::automatic && step.months == 0 && step.seconds < kDay);
@@ -126,21 +126,42 @@ ScoreBoard::ScoreBoard(std::vector<std::string> names, std::vector<std::string> 
       ranks_(ranks),
       sums_(names_.size() * size_t(max_lead)) {}
 
-void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_date, std::span<const float> forecast,
-                     std::span<const float> truth, std::span<const float> initial) {
-  const size_t n = weights_.size();
-  BOREAS_CHECK(forecast.size() == n && truth.size() == n && initial.size() == n, shape,
-               "scores of {}: forecast, truth and initial state have {}, {} and {} cells; expected {}", names_[v],
-               forecast.size(), truth.size(), initial.size(), n);
+void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_date,
+                     std::span<const std::span<const float>> members, std::span<const float> truth,
+                     std::span<const float> initial) {
+  const size_t n = weights_.size(), num_members = members.size();
+  BOREAS_CHECK(num_members > 0, invalid_argument, "scores of {}: no forecast is given", names_[v]);
+  num_members_ = int64_t(num_members);
+  for (const std::span<const float> forecast : members)
+    BOREAS_CHECK(forecast.size() == n && truth.size() == n && initial.size() == n, shape,
+                 "scores of {}: forecast, truth and initial state have {}, {} and {} cells; expected {}", names_[v],
+                 forecast.size(), truth.size(), initial.size(), n);
+  std::vector<double> sorted(num_members);
   const std::span<const float> climatology = baselines_.climatology(valid_date, v);
   const std::span<const float> climatology_at_start = baselines_.climatology(start_date, v);
   const double alpha = baselines_.alpha(v, lead);
   double weight = 0, square = 0, error = 0, persistence = 0, climate = 0, damped = 0, fa = 0, ff = 0, aa = 0;
+  double variance = 0, crps = 0;
   for (size_t c = 0; c < n; ++c) {
     const double w = weights_[c], x = truth[c], mean = climatology[c];
     if (std::isnan(x + mean + initial[c] + climatology_at_start[c])) continue;
     weight += w;
-    const double e = forecast[c] - x, f = forecast[c] - mean, a = x - mean;
+    double forecast = 0;
+    for (size_t m = 0; m < num_members; ++m) forecast += sorted[m] = members[m][c];
+    forecast /= double(num_members);
+    const double e = forecast - x, f = forecast - mean, a = x - mean;
+    if (num_members > 1) {
+      const double count = double(num_members);
+      std::sort(sorted.begin(), sorted.end());
+      double squares = 0, errors = 0, pairs = 0;  // pairs: sum over i < j of |x_i - x_j|
+      for (size_t m = 0; m < num_members; ++m) {
+        squares += (sorted[m] - forecast) * (sorted[m] - forecast);
+        errors += std::abs(sorted[m] - x);
+        pairs += (2 * double(m) + 1 - count) * sorted[m];
+      }
+      variance += w * squares / (count - 1);
+      crps += w * (errors / count - pairs / (count * (count - 1)));
+    }
     const double ep = initial[c] - x, ed = mean + alpha * (double(initial[c]) - climatology_at_start[c]) - x;
     square += w * e * e;
     error += w * e;
@@ -152,7 +173,8 @@ void ScoreBoard::add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_
     aa += w * a * a;
   }
   unsettled_.push_back({v, lead, valid_date - start_date});
-  unsettled_sums_.insert(unsettled_sums_.end(), {weight, square, error, persistence, climate, damped, fa, ff, aa});
+  unsettled_sums_.insert(unsettled_sums_.end(),
+                         {weight, square, error, persistence, climate, damped, fa, ff, aa, variance, crps});
   if (unsettled_.size() >= kMostUnsettled) settle();
 }
 
@@ -171,6 +193,8 @@ void ScoreBoard::settle() {
     sums.persistence += of_this[3] / weight;
     sums.climatology += of_this[4] / weight;
     sums.damped += of_this[5] / weight;
+    sums.variance += of_this[9] / weight;
+    sums.crps += of_this[10] / weight;
     sums.correlation += ff > 0 && aa > 0 ? fa / std::sqrt(ff * aa) : 0;
   }
   unsettled_.clear();
@@ -196,7 +220,10 @@ std::vector<ForecastScore> ScoreBoard::scores() {
                         .rmse_persistence = std::sqrt(sums.persistence / n),
                         .rmse_climatology = std::sqrt(sums.climatology / n),
                         .rmse_damped_anomaly = std::sqrt(sums.damped / n),
-                        .damping = baselines_.alpha(int64_t(v), lead)});
+                        .damping = baselines_.alpha(int64_t(v), lead),
+                        .num_members = num_members_,
+                        .spread = std::sqrt(sums.variance / n),
+                        .crps = sums.crps / n});
     }
   return scores;
 }
@@ -205,18 +232,23 @@ std::string score_table(const std::vector<ForecastScore>& scores) {
   std::string text =
       fmt::format("{:<10}{:>6}{:>9}{:>9}{:>9}{:>9}{:>13}{:>13}{:>17}{:>8}\n", "variable", "lead", "targets", "rmse",
                   "bias", "acc", "persistence", "climatology", "damped anomaly", "skill");
-  for (const ForecastScore& s : scores)
-    text += fmt::format("{:<10}{:>6}{:>9}{:>9.3f}{:>9.3f}{:>9.3f}{:>13.3f}{:>13.3f}{:>17}{:>7.1f}%\n", s.variable,
+  const bool ensemble = !scores.empty() && scores[0].num_members > 1;
+  if (ensemble) text.insert(text.size() - 1, fmt::format("{:>9}{:>9}", "spread", "crps"));
+  for (const ForecastScore& s : scores) {
+    text += fmt::format("{:<10}{:>6}{:>9}{:>9.3f}{:>9.3f}{:>9.3f}{:>13.3f}{:>13.3f}{:>17}{:>7.1f}%", s.variable,
                         s.lead_steps, s.num_targets, s.rmse, s.bias, s.anomaly_correlation, s.rmse_persistence,
                         s.rmse_climatology, fmt::format("{:.3f} ({:.3f})", s.rmse_damped_anomaly, s.damping),
                         100 * s.skill());
+    text += ensemble ? fmt::format("{:>9.3f}{:>9.3f}\n", s.spread, s.crps) : "\n";
+  }
+  if (ensemble) text += fmt::format("of the mean of {} members; ", scores[0].num_members);
   return text + "rmse in each variable's unit; skill: mean square error removed from that of the best baseline\n";
 }
 
 void write_scores(const std::string& path, const std::vector<ForecastScore>& scores, const std::string& context_json) {
   nlohmann::ordered_json document = nlohmann::ordered_json::parse(context_json);
   auto& records = document["scores"] = nlohmann::ordered_json::array();
-  for (const ForecastScore& s : scores)
+  for (const ForecastScore& s : scores) {
     records.push_back({{"variable", s.variable},
                        {"units", s.units},
                        {"lead_steps", s.lead_steps},
@@ -229,6 +261,11 @@ void write_scores(const std::string& path, const std::vector<ForecastScore>& sco
                        {"rmse_climatology", s.rmse_climatology},
                        {"rmse_damped_anomaly", s.rmse_damped_anomaly},
                        {"damping", s.damping}});
+    if (s.num_members == 1) continue;
+    records.back()["num_members"] = s.num_members;
+    records.back()["spread"] = s.spread;
+    records.back()["crps"] = s.crps;
+  }
   write_text_file(path, document.dump(2) + "\n");
 }
 

@@ -61,6 +61,13 @@ struct ForecastScore {
   double anomaly_correlation = 0;  ///< mean over targets of sum w f a / sqrt(sum w f^2 sum w a^2), f and a anomalies
   double rmse_persistence = 0, rmse_climatology = 0, rmse_damped_anomaly = 0;
   double damping = 0;  ///< alpha of this lead
+  /// Of an ensemble of M members x_i, whose mean is the forecast above:
+  ///   spread    sqrt(mean over targets of the area-weighted mean of sum (x_i - mean)^2 / (M - 1))
+  ///   crps      mean over targets of the area-weighted mean of sum |x_i - truth| / M - sum |x_i - x_j| / (2 M (M -
+  ///   1)),
+  ///             the continuous ranked probability score, fair: expected of M members what infinitely many would have
+  int64_t num_members = 1;
+  double spread = 0, crps = 0;
 
   /// Share of the mean square error of the best baseline that the forecast removes: 1 - mse / min(mse of baselines).
   double skill() const;
@@ -75,10 +82,16 @@ class ScoreBoard {
   ScoreBoard(std::vector<std::string> names, std::vector<std::string> units, std::vector<double> cell_weights,
              int64_t max_lead, const Baselines& baselines, Communicator* ranks = nullptr);
 
-  /// One verification: variable v at `lead` steps and `valid_date`; all three fields cover the same cells. Cells where
-  /// the truth, the initial state or the climatology is NaN have no weight.
+  /// One verification: variable v at `lead` steps and `valid_date`; all fields cover the same cells. The forecast is
+  /// the mean of the members, as many in all calls. Cells where the truth, the initial state or the climatology is NaN
+  /// have no weight.
+  void add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_date,
+           std::span<const std::span<const float>> members, std::span<const float> truth,
+           std::span<const float> initial);
   void add(int64_t v, int64_t lead, int64_t start_date, int64_t valid_date, std::span<const float> forecast,
-           std::span<const float> truth, std::span<const float> initial);
+           std::span<const float> truth, std::span<const float> initial) {
+    add(v, lead, start_date, valid_date, {&forecast, 1}, truth, initial);
+  }
 
   /// By variable, then lead; leads that were never added are left out.
   std::vector<ForecastScore> scores();
@@ -88,18 +101,20 @@ class ScoreBoard {
   struct Verification {
     int64_t v, lead, seconds;
   };
-  static constexpr size_t kNumSums = 9;
+  static constexpr size_t kNumSums = 11;
   void settle();
 
   struct Sums {
     int64_t count = 0;
-    double seconds = 0, square = 0, error = 0, correlation = 0, persistence = 0, climatology = 0, damped = 0;
+    double seconds = 0, square = 0, error = 0, correlation = 0, persistence = 0, climatology = 0, damped = 0,
+           variance = 0, crps = 0;
   };
   std::vector<std::string> names_, units_;
   std::vector<double> weights_;
   int64_t max_lead_;
   const Baselines& baselines_;
   Communicator* ranks_;
+  int64_t num_members_ = 1;
   std::vector<Verification> unsettled_;
   std::vector<double> unsettled_sums_;  // [unsettled][kNumSums]
   std::vector<Sums> sums_;              // [variable][lead - 1]

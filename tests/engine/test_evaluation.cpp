@@ -96,6 +96,63 @@ TEST(Evaluation, ScoresAreThoseOfForecastsToTheSameTargetsAtEveryLead) {
   }
 }
 
+// Forecasts of all members, by hand; states of an ensemble that ends before the truth does.
+TEST(Evaluation, TheMeanOfAnEnsembleIsVerifiedAgainstTheTruth) {
+  const SmallDataset data = one_month();
+  const SmallWorld world(data, small_config(data, 2, 2));
+  SmallDataset ensemble = data;
+  ensemble.num_members = 3;
+  ensemble.member_step = 0.5F;
+  const DatasetReader starts = world.open("ensemble.zarr", ensemble);
+  const EvaluationConfig config = in_one_month(data, 3);
+  BOREAS_EXPECT_ERROR(evaluate(world.model, starts, config), unsupported, "name it as evaluation.truth");
+  const Evaluation evaluation = evaluate(world.model, starts, world.reader, config);
+  ASSERT_EQ(evaluation.scores.size(), 9U);
+
+  const std::vector<std::string> outputs = world.model.variables().output_names();
+  const std::vector<double> weights = cosine_latitude_weights(world.reader.latitudes());
+  const auto num_cells = size_t(data.num_cells());
+  Forecaster forecaster(world.model, starts);
+  for (const int64_t lead : {1, 2, 3}) {
+    std::vector<double> square(outputs.size()), variance(outputs.size());
+    for (int64_t target = 30; target < 40; ++target) {
+      std::vector<std::vector<float>> fields;
+      for (const int64_t member : {0, 1, 2})
+        forecaster.run(
+            world.date(target - lead), lead,
+            [&](int64_t at, int64_t, std::span<const float> values) {
+              if (at == lead) fields.emplace_back(values.begin(), values.end());
+            },
+            member);
+      for (size_t v = 0; v < outputs.size(); ++v)
+        for (size_t c = 0; c < num_cells; ++c) {
+          const double x = fields[0][v * num_cells + c], y = fields[1][v * num_cells + c],
+                       z = fields[2][v * num_cells + c], mean = (x + y + z) / 3;
+          const auto& variable = data.variables[size_t(world.reader.index_of(outputs[v]))];
+          square[v] += weights[c] * std::pow(mean - variable.value(target, int64_t(c)), 2) / 10;
+          variance[v] += weights[c] * (std::pow(x - mean, 2) + std::pow(y - mean, 2) + std::pow(z - mean, 2)) / 20;
+        }
+    }
+    for (size_t v = 0; v < outputs.size(); ++v) {
+      const ForecastScore& score = evaluation.scores[v * 3 + size_t(lead - 1)];
+      EXPECT_EQ(score.num_members, 3);
+      EXPECT_EQ(score.num_targets, 10);
+      EXPECT_NEAR(score.rmse, std::sqrt(square[v]), 1e-9 * score.rmse) << score.variable << lead;
+      EXPECT_NEAR(score.spread, std::sqrt(variance[v]), 1e-9 * score.spread) << score.variable << lead;
+      EXPECT_GT(score.spread, 0);
+      EXPECT_LT(score.crps, score.rmse);
+    }
+  }
+  // Where the states of the ensemble end, so do the starts.
+  ensemble.dates.resize(36);
+  const DatasetReader shorter = world.open("shorter.zarr", ensemble);
+  for (const ForecastScore& score : evaluate(world.model, shorter, world.reader, config).scores)
+    EXPECT_EQ(score.num_targets, 6 + score.lead_steps);
+  SmallDataset other = one_month();
+  other.num_rows = 5;
+  BOREAS_EXPECT_ERROR(evaluate(world.model, starts, world.open("other.zarr", other), config), config, "has 60 cells");
+}
+
 TEST(Evaluation, AModelThatChangesNothingScoresAsPersistence) {
   const SmallDataset data = one_month();
   RunConfig config = small_config(data);

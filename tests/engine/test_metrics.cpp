@@ -268,6 +268,41 @@ TEST(Metrics, OneMemberOnly) {
                       "has 2 members");
 }
 
+// Members 1 and 4 of truth 2 in all cells: mean 2.5, variance 4.5, and (1 + 2) / 2 - 3 / 2.
+TEST(Metrics, EnsemblesHaveSpreadAndAFairCrps) {
+  const test::TemporaryFolder folder;
+  SmallDataset data = seasonal_data("1990-01", kMonth, 24);
+  data.write(folder / "data.zarr");
+  const DatasetReader reader = DatasetReader::open({.path = folder / "data.zarr"});
+  const int64_t n = reader.num_cells();
+  const Baselines baselines(reader, {0}, {0, 24}, ClimatologyBins::automatic, 1, {0, n});
+  const auto scores_of = [&](const std::vector<std::vector<float>>& members) {
+    ScoreBoard board({"x"}, {""}, cosine_latitude_weights(reader.latitudes()), 1, baselines);
+    const std::vector<std::span<const float>> spans(members.begin(), members.end());
+    const std::vector<float> truth(size_t(n), 2.0F), initial(size_t(n), 0.0F);
+    board.add(0, 1, data.dates[0], data.dates[1], spans, truth, initial);
+    return board.scores().at(0);
+  };
+  const std::vector<float> one(size_t(n), 1.0F), four(size_t(n), 4.0F), six(size_t(n), 6.0F);
+  const ForecastScore two = scores_of({four, one});
+  EXPECT_EQ(two.num_members, 2);
+  EXPECT_NEAR(two.rmse, 0.5, 1e-12);
+  EXPECT_NEAR(two.spread, std::sqrt(4.5), 1e-12);
+  EXPECT_NEAR(two.crps, 1.5 - 1.5, 1e-12);
+  // 1, 4, 6: mean error 7 / 3, pairs 3 + 5 + 2.
+  const ForecastScore three = scores_of({six, one, four});
+  EXPECT_NEAR(three.rmse, 11.0 / 3 - 2, 1e-6);
+  EXPECT_NEAR(three.crps, 7.0 / 3 - 10.0 / 6, 1e-12);
+  EXPECT_NE(score_table({three}).find("of the mean of 3 members"), std::string::npos);
+  const ForecastScore single = scores_of({four});
+  EXPECT_EQ(single.num_members, 1);
+  EXPECT_EQ(single.spread, 0);
+  write_scores(folder / "scores.json", {three, single}, "{}");
+  const auto document = nlohmann::json::parse(read_text_file(folder / "scores.json"));
+  EXPECT_EQ(document["scores"][0]["num_members"], 3);
+  EXPECT_FALSE(document["scores"][1].contains("crps"));
+}
+
 TEST(Metrics, ScoresAreWrittenAsOneRecordEach) {
   const test::TemporaryFolder folder;
   const std::vector<ForecastScore> scores = {{.variable = "u",

@@ -126,6 +126,15 @@ TEST_F(MpiRun, FromTrainingToScores) {
   EXPECT_EQ(scores, succeed("evaluate config.yaml").out);
   EXPECT_FALSE(maps.empty());
   EXPECT_TRUE(maps == maps_of_truth());
+  SmallDataset ensemble = data();
+  ensemble.num_members = 2;
+  ensemble.member_step = 0.25F;
+  ensemble.write(folder / "ensemble.zarr");
+  const std::string of_ensemble =
+      "evaluate config.yaml --set data.dataset.path=ensemble.zarr --set evaluation.truth=data.zarr --set output=run";
+  const std::string of_mean = succeed_on(3, of_ensemble);
+  EXPECT_NE(of_mean.find("of the mean of 2 members"), std::string::npos) << of_mean;
+  EXPECT_EQ(of_mean, succeed(of_ensemble).out);
   succeed("train config.yaml --resume --set training.max_steps=6");
   succeed_on(4, "train config.yaml --resume --set training.max_steps=8 --set parallel.model_ranks=2");
   EXPECT_TRUE(fs::exists(folder / "run/checkpoints/step_00000008.h5"));
