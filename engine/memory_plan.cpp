@@ -15,6 +15,9 @@ namespace {
 constexpr int64_t kMaximumChunks = 1024;
 // What a process takes on a GPU beyond boreas' own buffers; 0.54 GiB were seen on an H200 with CUDA 13.0.
 constexpr int64_t kContextBytes = int64_t{640} << 20;
+// An allowance, not measured between two GPUs, for what NCCL takes where several ranks compute on them: by its manual 4
+// MiB (NCCL_BUFFSIZE) between two GPUs for each of its channels, of which there may be dozens, and its own code.
+constexpr int64_t kNcclBytes = int64_t{512} << 20;
 constexpr int64_t kCheapChunks = 16;  // up to here chunks cost less than another forward of the whole step
 
 void add_arena(std::vector<MemoryReport::Line>& lines, const Arena::Peak& peak) {
@@ -45,9 +48,11 @@ std::string MemoryReport::table() const {
   append_lines(text, "forecast", forecast);
   if (context_bytes > 0)
     text += fmt::format(
-        "on a GPU, besides {} for the CUDA context and the code of kernels; on the host {} in training, {} in a "
+        "on a GPU, besides {} for the CUDA context and the code of kernels{}; on the host {} in training, {} in a "
         "forecast\n",
-        format_bytes(context_bytes), format_bytes(training_host_bytes), format_bytes(forecast_host_bytes));
+        format_bytes(context_bytes - nccl_bytes),
+        nccl_bytes > 0 ? fmt::format(", and an allowance of {} for NCCL", format_bytes(nccl_bytes)) : "",
+        format_bytes(training_host_bytes), format_bytes(forecast_host_bytes));
   return text;
 }
 
@@ -95,7 +100,8 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   if (device.is_cuda()) {
     report.training_host_bytes = staging;
     report.forecast_host_bytes = states + output;
-    report.context_bytes = kContextBytes;
+    report.context_bytes = kContextBytes + (ranks.world->size() > 1 ? kNcclBytes : 0);
+    report.nccl_bytes = report.context_bytes - kContextBytes;
     report.training.push_back({"batch", batch, ""});
     report.training.push_back({"staging", batch, "a batch on its way"});
     report.forecast.push_back({"batch", states, "states in and out"});
@@ -133,7 +139,7 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGri
     }
   }
   std::vector<MemoryReport::Line> largest = report.training;
-  largest.push_back({"CUDA context", report.context_bytes, ""});
+  largest.push_back({report.nccl_bytes > 0 ? "CUDA context, NCCL" : "CUDA context", report.context_bytes, ""});
   std::stable_sort(largest.begin(), largest.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
   std::string names;
   for (size_t i = 0; i < 3; ++i)

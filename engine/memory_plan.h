@@ -18,7 +18,8 @@ struct MemoryReport {
   };
   std::vector<Line> training, forecast;                      ///< disjoint parts of each, in the memory of the device
   int64_t training_host_bytes = 0, forecast_host_bytes = 0;  ///< memory of a GPU's host
-  int64_t context_bytes = 0;  ///< what a GPU needs besides, an allowance: the CUDA context, the code of kernels
+  int64_t context_bytes = 0;  ///< what a GPU needs besides, an allowance: the CUDA context, the code of kernels, NCCL
+  int64_t nccl_bytes = 0;     ///< of these NCCL's, where several ranks compute
   Arena::Peak training_peak, forecast_peak;
   int64_t num_parameters = 0;
   Recompute recompute = Recompute::none;
