@@ -54,9 +54,12 @@ Evaluation evaluate(const StepModel& model, const DatasetReader& starts, const D
     names.push_back(reader.variables()[variable]);
     units.push_back(reader.units(variable));
   }
-  const std::vector<double> weights = cosine_latitude_weights(reader.latitudes());
-  ScoreBoard board(names, units, {weights.begin() + cells.begin, weights.begin() + cells.end}, config.lead_steps,
-                   baselines, &model.ranks());
+  std::vector<double> own_weights;  // those of all cells are made for a moment only: their sum is 1
+  {
+    const std::vector<double> weights = cosine_latitude_weights(reader.latitudes());
+    own_weights.assign(weights.begin() + cells.begin, weights.begin() + cells.end);
+  }
+  ScoreBoard board(names, units, own_weights, config.lead_steps, baselines, &model.ranks());
 
   std::vector<std::unique_ptr<Forecaster>> members;  // of which each has its own state
   for (int64_t m = 0; m < starts.num_members(); ++m) members.push_back(std::make_unique<Forecaster>(model, starts));

@@ -36,13 +36,13 @@ std::vector<int64_t> output_columns(const StepModel& model, const ForecastConfig
 }
 
 /// Places of the cells inside of forecast.area, ascending.
-std::vector<int64_t> cells_inside(const ModelSetup& setup, const std::vector<double>& area) {
+std::vector<int64_t> cells_inside(const Coordinates& all, const std::vector<double>& area) {
   std::vector<int64_t> cells;
   const double north = area[0], west = area[1], south = area[2], width = std::min(area[3] - area[1], 360.0);
-  for (int64_t c = 0; c < setup.num_cells(); ++c) {
-    const double latitude = setup.latitudes[size_t(c)];
-    const double east_of_west = std::fmod(std::fmod(setup.longitudes[size_t(c)] - west, 360.0) + 360.0, 360.0);
-    if (latitude <= north && latitude >= south && east_of_west <= width) cells.push_back(c);
+  for (size_t c = 0; c < all.latitudes.size(); ++c) {
+    const double latitude = all.latitudes[c];
+    const double east_of_west = std::fmod(std::fmod(all.longitudes[c] - west, 360.0) + 360.0, 360.0);
+    if (latitude <= north && latitude >= south && east_of_west <= width) cells.push_back(int64_t(c));
   }
   return cells;
 }
@@ -105,26 +105,27 @@ Selection select(const StepModel& model, const ForecastConfig& config) {
                config.lead_steps);
   for (int64_t k = config.every_steps; k <= config.lead_steps; k += config.every_steps) layout.steps.push_back(k);
   layout.step = setup.step;
-  layout.latitudes = setup.latitudes;
-  layout.longitudes = setup.longitudes;
+  Coordinates all = all_coordinates(setup);
   layout.field_shape = setup.field_shape;
   BOREAS_CHECK(config.chunk_cells >= 1, config, "forecast.chunk_cells is {}; expected at least 1", config.chunk_cells);
   layout.chunk_cells = config.chunk_cells;
   layout.compressor = codec_of(config);
-  if (config.area.empty()) return selection;
+  if (config.area.empty()) {
+    layout.latitudes = std::move(all.latitudes);
+    layout.longitudes = std::move(all.longitudes);
+    return selection;
+  }
 
   BOREAS_CHECK(config.area.size() == 4 && config.area[0] > config.area[2] && config.area[3] > config.area[1], config,
                "forecast.area is [{}]; expected [north, west, south, east] in degrees, north above south, east above "
                "west",
                fmt::join(config.area, ", "));
-  selection.cells = cells_inside(setup, config.area);
+  selection.cells = cells_inside(all, config.area);
   BOREAS_CHECK(!selection.cells.empty(), config, "forecast.area is [{}], which holds no cell of the grid",
                fmt::join(config.area, ", "));
-  layout.latitudes.clear();
-  layout.longitudes.clear();
   for (const int64_t c : selection.cells) {
-    layout.latitudes.push_back(setup.latitudes[size_t(c)]);
-    layout.longitudes.push_back(setup.longitudes[size_t(c)]);
+    layout.latitudes.push_back(all.latitudes[size_t(c)]);
+    layout.longitudes.push_back(all.longitudes[size_t(c)]);
   }
   layout.field_shape =
       setup.field_shape.size() == 2 ? shape_of(selection.cells, setup.field_shape[1]) : std::vector<int64_t>{};

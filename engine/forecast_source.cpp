@@ -31,13 +31,15 @@ void check_same_grid(const StepModel& model, const DatasetReader& reader) {
   BOREAS_CHECK(reader.num_cells() == setup.num_cells(), config,
                "dataset {} has {} cells but the model was trained on {}: use a dataset of the same grid", reader.name(),
                reader.num_cells(), setup.num_cells());
-  for (size_t c = 0; c < setup.latitudes.size(); ++c)
-    BOREAS_CHECK(
-        same_place(reader.latitudes()[c], reader.longitudes()[c], setup.latitudes[c], setup.longitudes[c], kSamePlace),
-        config,
-        "dataset {} has another grid than the model was trained on: cell {} lies at latitude {}, longitude {} "
-        "and for the model at {}, {}",
-        reader.name(), c, reader.latitudes()[c], reader.longitudes()[c], setup.latitudes[c], setup.longitudes[c]);
+  const Range cells = model.cells();
+  const std::span<const double> latitudes = setup.latitudes_of(cells), longitudes = setup.longitudes_of(cells);
+  const std::vector<double> found_latitudes = reader.latitudes(cells), found_longitudes = reader.longitudes(cells);
+  for (size_t c = 0; c < latitudes.size(); ++c)
+    BOREAS_CHECK(same_place(found_latitudes[c], found_longitudes[c], latitudes[c], longitudes[c], kSamePlace), config,
+                 "dataset {} has another grid than the model was trained on: cell {} lies at latitude {}, longitude {} "
+                 "and for the model at {}, {}",
+                 reader.name(), cells.begin + int64_t(c), found_latitudes[c], found_longitudes[c], latitudes[c],
+                 longitudes[c]);
   BOREAS_CHECK(reader.step() == setup.step, config, "dataset {} has a step of {} but the model makes steps of {}",
                reader.name(), format_step(reader.step()), format_step(setup.step));
 }
@@ -124,19 +126,21 @@ bool same_units(const std::string& a, const std::string& b) {
 // --- cells
 // ------------------------------------------------------------------------------------------------------------------
 
-// Where a grid of a file has the cells of the model, if not in the same order. Throws config if it lacks one.
-std::vector<int64_t> places_of_cells(const ModelSetup& setup, const InputGrid& grid, const std::string& where) {
+// Where a grid of a file has these cells of the model, if not in the same order. Throws config if it lacks one.
+std::vector<int64_t> places_of_cells(const ModelSetup& setup, Range cells, const InputGrid& grid,
+                                     const std::string& where) {
   const int64_t num_cells = setup.num_cells();
+  const std::span<const double> latitudes = setup.latitudes_of(cells), longitudes = setup.longitudes_of(cells);
   BOREAS_CHECK(int64_t(grid.latitudes.size()) == num_cells, config,
                "{} has another grid than the model was trained on: {}, which are {} cells and not {}", where,
                grid.description, grid.latitudes.size(), num_cells);
-  const auto is_at = [&](int64_t cell, int64_t place) {
-    return same_place(setup.latitudes[size_t(cell)], setup.longitudes[size_t(cell)], grid.latitudes[size_t(place)],
+  const auto is_at = [&](int64_t i, int64_t place) {  // the cell number i of these
+    return same_place(latitudes[size_t(i)], longitudes[size_t(i)], grid.latitudes[size_t(place)],
                       grid.longitudes[size_t(place)], kSamePlaceInFiles);
   };
   int64_t same = 0;
-  while (same < num_cells && is_at(same, same)) ++same;
-  if (same == num_cells) return {};
+  while (same < cells.size() && is_at(same, cells.begin + same)) ++same;
+  if (same == cells.size()) return {};
 
   // Sorted by squares as wide as the tolerance: a cell lies in that of its place, or in one beside it.
   constexpr int64_t kAround = int64_t(360 / kSamePlaceInFiles);
@@ -147,7 +151,7 @@ std::vector<int64_t> places_of_cells(const ModelSetup& setup, const InputGrid& g
     sorted.emplace_back(key(square(grid.latitudes[size_t(place)]), square(grid.longitudes[size_t(place)])), place);
   std::sort(sorted.begin(), sorted.end());
   const auto find = [&](int64_t cell) -> int64_t {
-    const int64_t row = square(setup.latitudes[size_t(cell)]), column = square(setup.longitudes[size_t(cell)]);
+    const int64_t row = square(latitudes[size_t(cell)]), column = square(longitudes[size_t(cell)]);
     for (int64_t i = -1; i <= 1; ++i)
       for (int64_t j = -1; j <= 1; ++j) {
         const int64_t wanted = key(row + i, column + j);
@@ -158,11 +162,11 @@ std::vector<int64_t> places_of_cells(const ModelSetup& setup, const InputGrid& g
     return -1;
   };
   std::vector<int64_t> places;
-  for (int64_t cell = 0; cell < num_cells; ++cell) {
-    places.push_back(find(cell));
+  for (int64_t i = 0; i < cells.size(); ++i) {
+    places.push_back(find(i));
     BOREAS_CHECK(places.back() >= 0, config,
                  "{} has another grid than the model was trained on: it has no cell at latitude {}, longitude {}",
-                 where, setup.latitudes[size_t(cell)], setup.longitudes[size_t(cell)]);
+                 where, latitudes[size_t(i)], longitudes[size_t(i)]);
   }
   return places;
 }
@@ -203,14 +207,14 @@ class FileSource : public ForecastSource {
     const std::vector<int64_t>& places = file.places.at(candidate->variable->grid);
     const Range cells = model_.cells();
     for (int64_t c = cells.begin; c < cells.end; ++c)
-      values[size_t(c - cells.begin)] = float(values_[size_t(places.empty() ? c : places[size_t(c)])]);
+      values[size_t(c - cells.begin)] = float(values_[size_t(places.empty() ? c : places[size_t(c - cells.begin)])]);
   }
 
  private:
   struct File {
     std::string path;
     InputCatalog catalog;
-    std::map<size_t, std::vector<int64_t>> places;  // by grid, of the cells of the model; empty: as they are
+    std::map<size_t, std::vector<int64_t>> places;  // by grid, of this rank's cells; empty: as they are
   };
   // A variable of the model in a file.
   struct Candidate {
@@ -236,8 +240,8 @@ class FileSource : public ForecastSource {
                      "{}: '{}' is in '{}', and the model was trained on '{}'; convert it, or correct its units",
                      file.path, name, variable.units, units);
         if (!file.places.contains(variable.grid))
-          file.places[variable.grid] =
-              places_of_cells(setup, file.catalog.grids[variable.grid], fmt::format("{}: '{}'", file.path, name));
+          file.places[variable.grid] = places_of_cells(setup, model_.cells(), file.catalog.grids[variable.grid],
+                                                       fmt::format("{}: '{}'", file.path, name));
         for (const auto& [date, locations] : variable.fields) {
           const auto members = int64_t(locations.size());
           BOREAS_CHECK(members == 1 || num_members_ == 1 || members == num_members_, config,

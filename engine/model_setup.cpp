@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <numbers>
+#include <numeric>
 #include <sstream>
 
 #include "io/graph_file.h"
@@ -45,27 +46,29 @@ std::vector<ResolvedBounding> resolve_boundings(const ModelSetup& setup) {
 }
 
 // Where the points of the graph are not those of the dataset, in words; empty if they are.
-std::string misfit(const GraphData& graph, std::span<const double> latitudes, std::span<const double> longitudes) {
+std::string misfit(const GraphData& graph, const DatasetReader& reader) {
   const NodeSet& nodes = graph.node_set(kDataNodes);
-  if (nodes.size() != int64_t(latitudes.size()))
-    return fmt::format("it has {} data nodes and the dataset {} cells", nodes.size(), latitudes.size());
+  if (nodes.size() != reader.num_cells())
+    return fmt::format("it has {} data nodes and the dataset {} cells", nodes.size(), reader.num_cells());
+  const std::vector<double> latitudes = reader.latitudes(nodes.rows()), longitudes = reader.longitudes(nodes.rows());
   for (size_t k = 0; k < nodes.latitudes.size(); ++k) {
-    const size_t i = size_t(nodes.rows().begin) + k;
-    const double turn = std::remainder(nodes.longitudes[k] - longitudes[i] * kDegree, 2 * std::numbers::pi);
-    if (std::abs(nodes.latitudes[k] - latitudes[i] * kDegree) > 1e-9 || std::abs(turn) > 1e-9)
+    const int64_t i = nodes.rows().begin + int64_t(k);
+    const double turn = std::remainder(nodes.longitudes[k] - longitudes[k] * kDegree, 2 * std::numbers::pi);
+    if (std::abs(nodes.latitudes[k] - latitudes[k] * kDegree) > 1e-9 || std::abs(turn) > 1e-9)
       return fmt::format(
           "data node {} lies at latitude {:.6f}, longitude {:.6f} and cell {} of the dataset at {:.6f}, {:.6f}", i,
-          nodes.latitudes[k] / kDegree, nodes.longitudes[k] / kDegree, i, latitudes[i], longitudes[i]);
+          nodes.latitudes[k] / kDegree, nodes.longitudes[k] / kDegree, i, latitudes[k], longitudes[k]);
   }
   return {};
 }
 
-void find_or_build_graph(const RunConfig& config, GraphCache cache, const GraphShare& share, ModelSetup& setup) {
+void find_or_build_graph(const RunConfig& config, const DatasetReader& reader, GraphCache cache,
+                         const GraphShare& share, ModelSetup& setup) {
   if (!config.graph.file.empty()) {
     const Hdf5File file = Hdf5File::open(config.graph.file);
     setup.graph_source = {config.graph.file, file.exists("graph") ? "graph" : ""};
     setup.graph = load_graph(file, setup.graph_source.group, share);
-    const std::string why = misfit(setup.graph, setup.latitudes, setup.longitudes);
+    const std::string why = misfit(setup.graph, reader);
     BOREAS_CHECK(why.empty(), config,
                  "{}: this graph does not belong to the dataset: {}. Make it again with `boreas graph`, or leave "
                  "graph.file empty",
@@ -81,13 +84,13 @@ void find_or_build_graph(const RunConfig& config, GraphCache cache, const GraphS
       const Hdf5File file = Hdf5File::open(kept);
       if (file.has_attribute("", "recipe") && file.read_text_attribute("", "recipe") == recipe) {
         setup.graph = load_graph(file, "graph", share);
-        if (misfit(setup.graph, setup.latitudes, setup.longitudes).empty()) return;
+        if (misfit(setup.graph, reader).empty()) return;
       }
     } catch (const Error& error) {
       spdlog::warn("the graph is built again: {}", error.what());
     }
   }
-  setup.graph = build_graph(config.graph.build, setup.latitudes, setup.longitudes);
+  setup.graph = build_graph(config.graph.build, reader.latitudes(), reader.longitudes());
   if (cache == GraphCache::read_only) return;
   fs::create_directories(config.output);
   Hdf5File file = Hdf5File::create(kept);
@@ -156,6 +159,47 @@ GraphShare graph_share(const RunConfig& config, const Communicator& ranks) {
   return {ranks.rank(), ranks.size()};
 }
 
+int64_t ModelSetup::num_cells() const {
+  return std::accumulate(field_shape.begin(), field_shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+namespace {
+
+// The cells whose coordinates a rank has.
+Range cells_to_keep(const ModelSetup& setup, const GraphShare& share) {
+  return share.index == 0 ? Range{0, setup.num_cells()} : setup.graph.node_set(kDataNodes).rows();
+}
+
+std::span<const double> part_of_cells(const ModelSetup& setup, const std::vector<double>& values, Range cells) {
+  const bool all = int64_t(values.size()) == setup.num_cells();
+  const int64_t first = all ? 0 : setup.graph.node_set(kDataNodes).rows().begin;
+  return std::span(values).subspan(size_t(cells.begin - first), size_t(cells.size()));
+}
+
+std::vector<double> read_rows(const Hdf5File& file, const std::string& name, Range rows) {
+  std::vector<double> values(static_cast<size_t>(rows.size()));
+  if (!values.empty()) file.read_rows(name, rows.begin, Tensor(values.data(), DType::f64, {rows.size()}));
+  return values;
+}
+
+}  // namespace
+
+std::span<const double> ModelSetup::latitudes_of(Range cells) const { return part_of_cells(*this, latitudes, cells); }
+std::span<const double> ModelSetup::longitudes_of(Range cells) const { return part_of_cells(*this, longitudes, cells); }
+
+Coordinates all_coordinates(const ModelSetup& setup) {
+  if (int64_t(setup.latitudes.size()) == setup.num_cells()) return {setup.latitudes, setup.longitudes};
+  const Hdf5File file = Hdf5File::open(setup.graph_source.file);
+  if (file.exists("variables/latitudes"))
+    return {file.read_vector<double>("variables/latitudes"), file.read_vector<double>("variables/longitudes")};
+  const std::string& group = setup.graph_source.group;
+  const std::string nodes = fmt::format("{}{}nodes/{}/", group, group.empty() ? "" : "/", kDataNodes);
+  Coordinates all{file.read_vector<double>(nodes + "latitudes"), file.read_vector<double>(nodes + "longitudes")};
+  for (double& latitude : all.latitudes) latitude /= kDegree;
+  for (double& longitude : all.longitudes) longitude /= kDegree;
+  return all;
+}
+
 ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache, const GraphShare& share) {
   ModelSetup setup;
   setup.config = config;
@@ -173,11 +217,12 @@ ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, Grap
                       .maximum = statistics.maximum,
                       .tendency_stdev = {}};
   if (const auto tendency = reader.tendency_statistics(setup.step)) setup.statistics.tendency_stdev = tendency->stdev;
-  setup.latitudes = reader.latitudes();
-  setup.longitudes = reader.longitudes();
   setup.field_shape = reader.field_shape();
   (void)setup.preprocess();  // its errors before the longer work
-  find_or_build_graph(config, cache, share, setup);
+  find_or_build_graph(config, reader, cache, share, setup);
+  const Range cells = cells_to_keep(setup, share);
+  setup.latitudes = reader.latitudes(cells);
+  setup.longitudes = reader.longitudes(cells);
   return setup;
 }
 
@@ -223,8 +268,6 @@ ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share) {
   setup.constant = file.read_vector<uint8_t>("variables/constant");
   setup.computed = file.read_vector<uint8_t>("variables/computed");
   setup.step = parse_step(file.read_text_attribute("variables", "step"));
-  setup.latitudes = file.read_vector<double>("variables/latitudes");
-  setup.longitudes = file.read_vector<double>("variables/longitudes");
   setup.field_shape = file.read_vector<int64_t>("variables/field_shape");
   setup.statistics.mean = file.read_vector<double>("statistics/mean");
   setup.statistics.stdev = file.read_vector<double>("statistics/stdev");
@@ -233,10 +276,21 @@ ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share) {
   if (file.exists("statistics/tendency_stdev"))
     setup.statistics.tendency_stdev = file.read_vector<double>("statistics/tendency_stdev");
   setup.graph_source = {file.path(), "graph"};
-  if (share)
+  if (share) {
     setup.graph = load_graph(file, "graph", *share);
-  else
+    const int64_t num_latitudes = file.info("variables/latitudes").shape.size(),
+                  num_longitudes = file.info("variables/longitudes").shape.size(),
+                  num_nodes = setup.graph.node_set(kDataNodes).size();
+    BOREAS_CHECK(
+        num_latitudes == setup.num_cells() && num_longitudes == setup.num_cells() && num_nodes == setup.num_cells(),
+        corrupt_data, "{}: {} latitudes, {} longitudes and {} nodes of the graph do not belong together", file.path(),
+        num_latitudes, num_longitudes, num_nodes);
+    const Range cells = cells_to_keep(setup, *share);
+    setup.latitudes = read_rows(file, "variables/latitudes", cells);
+    setup.longitudes = read_rows(file, "variables/longitudes", cells);
+  } else {
     setup.graph.stated_hash = stored_graph_hash(file, "graph");
+  }
   const size_t num_variables = size_t(setup.variables.size());
   BOREAS_CHECK(setup.units.size() == num_variables && setup.constant.size() == num_variables &&
                    setup.computed.size() == num_variables && setup.statistics.mean.size() == num_variables,

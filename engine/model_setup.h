@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,14 +27,17 @@ struct ModelSetup {
   std::vector<uint8_t> constant, computed;  ///< by dataset variable: same at all dates; a computed forcing
   VariableStatistics statistics;
   TimeStep step;                              ///< of the model: that of the dataset
-  std::vector<double> latitudes, longitudes;  ///< degrees
-  std::vector<int64_t> field_shape;
-  GraphData graph;  ///< all of it, or this rank's part: see GraphShare
+  std::vector<double> latitudes, longitudes;  ///< degrees; of all cells, or of the graph's part
+  std::vector<int64_t> field_shape;           ///< of the whole grid
+  GraphData graph;                            ///< all of it, or this rank's part: see GraphShare
   struct {
     std::string file, group;
   } graph_source;  ///< of a part: where the whole lies
 
-  int64_t num_cells() const { return int64_t(latitudes.size()); }
+  int64_t num_cells() const;  ///< of the whole grid
+  /// Of these cells, which the setup must have.
+  std::span<const double> latitudes_of(Range cells) const;
+  std::span<const double> longitudes_of(Range cells) const;
   Preprocess preprocess() const { return Preprocess(config.data.preprocess, variables, statistics); }
   /// Widths and columns of the network, with boundings resolved on these variables.
   ModelShape shape() const;
@@ -48,10 +52,17 @@ enum class GraphCache : uint8_t {
 GraphShare graph_share(const RunConfig& config, const Communicator& ranks);
 
 /// Needs the dataset's metadata only, not its fields. A graph that is found in a file is read as far as the share says;
-/// one that is built, and not kept, is whole. Throws config for a graph file whose data nodes are not the dataset's
+/// one that is built, and not kept, is whole. So are the coordinates: the first rank, which writes checkpoints, has
+/// all, the others those of their own cells. Throws config for a graph file whose data nodes are not the dataset's
 /// cells, and what VariableTable, Preprocess and build_graph throw.
 ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, GraphCache cache = GraphCache::read_only,
                       const GraphShare& share = {});
+
+/// Coordinates of all cells: those of the setup, or read from the checkpoint or the graph that it was read from.
+struct Coordinates {
+  std::vector<double> latitudes, longitudes;  ///< degrees
+};
+Coordinates all_coordinates(const ModelSetup& setup);
 
 /// Areas of these data nodes, which the setup must have; of all by default.
 std::span<const double> node_areas(const ModelSetup& setup, std::optional<Range> nodes = {});

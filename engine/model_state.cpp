@@ -9,6 +9,10 @@
 
 namespace boreas {
 
+namespace {
+std::vector<double> copy_of(std::span<const double> values) { return {values.begin(), values.end()}; }
+}  // namespace
+
 ModelState::States::States(Context& ctx, const StepModel& model)
     : x(ctx.alloc(Keep::saved, model.state_dtype(), model.input_shape(1))),
       x_next(ctx.alloc(Keep::saved, model.state_dtype(), model.input_shape(1))),
@@ -57,8 +61,8 @@ int64_t ModelState::staging_bytes(const StepModel& model) { return Staging(model
 
 ModelState::ModelState(const StepModel& model)
     : model_(model),
-      latitudes_(setup().latitudes.begin() + model.cells().begin, setup().latitudes.begin() + model.cells().end),
-      longitudes_(setup().longitudes.begin() + model.cells().begin, setup().longitudes.begin() + model.cells().end),
+      latitudes_(copy_of(setup().latitudes_of(model.cells()))),
+      longitudes_(copy_of(setup().longitudes_of(model.cells()))),
       staging_memory_(model.device(), Buffer::Kind::pinned, staging_bytes(model), "staging"),
       device_memory_(model.device().is_cuda() ? Buffer::on(model.device(), staging_bytes(model), "batch") : Buffer()),
       staging_(model, staging_memory_.data(), Device::cpu()),

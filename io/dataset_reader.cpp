@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -56,6 +57,49 @@ struct Variable {
   int64_t statistics_variable = 0;
 };
 
+// Where the cells lie, as the dataset on the disk says. No copy of all is kept.
+class Grid {
+ public:
+  struct Cells {
+    Range range;
+    std::vector<double> latitudes, longitudes;
+  };
+
+  Grid(ZarrArray latitudes, ZarrArray longitudes, std::shared_ptr<ThreadPool> pool)
+      : latitudes_(std::move(latitudes)), longitudes_(std::move(longitudes)), pool_(std::move(pool)) {}
+
+  int64_t num_cells() const { return latitudes_.num_elements(); }
+  std::vector<double> latitudes(Range cells) const { return read(latitudes_, cells); }
+  std::vector<double> longitudes(Range cells) const { return read(longitudes_, cells); }
+
+  // Those that were asked for last are kept, because reads of the same cells follow each other.
+  std::shared_ptr<const Cells> kept(Range cells) const {
+    const std::lock_guard lock(mutex_);
+    if (!kept_ || kept_->range != cells)
+      kept_ = std::make_shared<const Cells>(Cells{cells, latitudes(cells), longitudes(cells)});
+    return kept_;
+  }
+
+  // All cells, a part at a time.
+  static std::vector<Range> parts(int64_t num_cells) {
+    constexpr int64_t kMost = int64_t{1} << 20;
+    std::vector<Range> parts;
+    for (int64_t begin = 0; begin < num_cells; begin += kMost)
+      parts.push_back({begin, std::min(num_cells, begin + kMost)});
+    return parts;
+  }
+
+ private:
+  std::vector<double> read(const ZarrArray& array, Range cells) const {
+    return array.read_values<double>({{cells.begin}, {cells.end}}, *pool_);
+  }
+
+  ZarrArray latitudes_, longitudes_;
+  std::shared_ptr<ThreadPool> pool_;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const Cells> kept_;
+};
+
 constexpr const char* kStatisticsArrays[] = {"mean", "stdev", "minimum", "maximum"};
 
 int64_t find(const std::vector<std::string>& names, const std::string& name) {
@@ -72,7 +116,7 @@ struct DatasetReader::Plan {
   std::vector<bool> missing;
   TimeStep step;
   int64_t num_members = 0;
-  std::vector<double> latitudes, longitudes;
+  std::shared_ptr<const Grid> grid;
   std::vector<int64_t> field_shape;
   std::shared_ptr<ThreadPool> pool;
 
@@ -166,10 +210,15 @@ TimeStep step_of_dates(const std::vector<int64_t>& dates, std::optional<TimeStep
   return step;
 }
 
-std::vector<double> read_coordinate(const std::shared_ptr<Store>& store, const std::string& name,
-                                    const std::string& old_name, const std::string& path, ThreadPool& pool) {
-  for (const std::string& candidate : {name, old_name})
-    if (ZarrArray::exists(*store, candidate)) return ZarrArray::open(store, candidate).read_all<double>(pool);
+ZarrArray open_coordinate(const std::shared_ptr<Store>& store, const std::string& name, const std::string& old_name,
+                          const std::string& path) {
+  for (const std::string& candidate : {name, old_name}) {
+    if (!ZarrArray::exists(*store, candidate)) continue;
+    ZarrArray array = ZarrArray::open(store, candidate);
+    BOREAS_CHECK(array.shape().size() == 1, corrupt_data, "{}: array '{}' has {} dimensions; expected one, of cells",
+                 path, candidate, array.shape().size());
+    return array;
+  }
   BOREAS_FAIL(corrupt_data, "{}: is not an Anemoi dataset: it has no array '{}'", path, name);
 }
 
@@ -295,11 +344,12 @@ Plan open_source(const std::string& path, const std::shared_ptr<ThreadPool>& poo
     if (at != plan.dates.end() && *at == date) plan.missing[size_t(at - plan.dates.begin())] = true;
   }
   plan.num_members = shape[2];
-  plan.latitudes = read_coordinate(store, "latitudes", "latitude", path, *pool);
-  plan.longitudes = read_coordinate(store, "longitudes", "longitude", path, *pool);
-  BOREAS_CHECK(int64_t(plan.latitudes.size()) == shape[3] && plan.longitudes.size() == plan.latitudes.size(),
-               corrupt_data, "{}: array 'data' has {} cells but there are {} latitudes and {} longitudes", path,
-               shape[3], plan.latitudes.size(), plan.longitudes.size());
+  const ZarrArray latitudes = open_coordinate(store, "latitudes", "latitude", path);
+  const ZarrArray longitudes = open_coordinate(store, "longitudes", "longitude", path);
+  BOREAS_CHECK(latitudes.num_elements() == shape[3] && longitudes.num_elements() == shape[3], corrupt_data,
+               "{}: array 'data' has {} cells but there are {} latitudes and {} longitudes", path, shape[3],
+               latitudes.num_elements(), longitudes.num_elements());
+  plan.grid = std::make_shared<const Grid>(latitudes, longitudes, pool);
   plan.field_shape = {shape[3]};
   if (const json value = attributes.value("field_shape", json()); value.is_array() && !value.empty()) {
     int64_t cells = 1;
@@ -342,14 +392,19 @@ Plan open_source(const std::string& path, const std::shared_ptr<ThreadPool>& poo
 // -------------------------------------------------------------------------------------------------------
 
 void check_same_grid(const Plan& a, const Plan& b, const char* what) {
-  BOREAS_CHECK(a.latitudes.size() == b.latitudes.size() && a.num_members == b.num_members, config,
+  const int64_t num_cells = a.grid->num_cells();
+  BOREAS_CHECK(num_cells == b.grid->num_cells() && a.num_members == b.num_members, config,
                "{} of {} ({} cells, {} members) and {} ({} cells, {} members): the grids differ", what, a.name,
-               a.latitudes.size(), a.num_members, b.name, b.latitudes.size(), b.num_members);
-  for (size_t i = 0; i < a.latitudes.size(); ++i)
-    BOREAS_CHECK(std::abs(a.latitudes[i] - b.latitudes[i]) < 1e-5 &&
-                     std::abs(std::remainder(a.longitudes[i] - b.longitudes[i], 360.0)) < 1e-5,
-                 config, "{} of {} and {}: the grids differ, first at cell {}: ({}, {}) and ({}, {})", what, a.name,
-                 b.name, i, a.latitudes[i], a.longitudes[i], b.latitudes[i], b.longitudes[i]);
+               num_cells, a.num_members, b.name, b.grid->num_cells(), b.num_members);
+  for (const Range part : Grid::parts(num_cells)) {
+    const std::vector<double> a_latitudes = a.grid->latitudes(part), a_longitudes = a.grid->longitudes(part);
+    const std::vector<double> b_latitudes = b.grid->latitudes(part), b_longitudes = b.grid->longitudes(part);
+    for (size_t i = 0; i < a_latitudes.size(); ++i)
+      BOREAS_CHECK(std::abs(a_latitudes[i] - b_latitudes[i]) < 1e-5 &&
+                       std::abs(std::remainder(a_longitudes[i] - b_longitudes[i], 360.0)) < 1e-5,
+                   config, "{} of {} and {}: the grids differ, first at cell {}: ({}, {}) and ({}, {})", what, a.name,
+                   b.name, part.begin + int64_t(i), a_latitudes[i], a_longitudes[i], b_latitudes[i], b_longitudes[i]);
+  }
 }
 
 std::string joined_name(const char* what, const std::vector<Plan>& plans) {
@@ -562,9 +617,15 @@ Summary sample_forcing(const std::string& name, const Plan& plan) {
     return indices;
   };
   std::vector<double> latitudes, longitudes;
-  for (const size_t cell : spread(plan.latitudes.size(), 4096)) {
-    latitudes.push_back(plan.latitudes[cell]);
-    longitudes.push_back(plan.longitudes[cell]);
+  const std::vector<size_t> cells = spread(size_t(plan.grid->num_cells()), 4096);
+  for (const Range part : Grid::parts(plan.grid->num_cells())) {
+    const std::vector<double> part_latitudes = plan.grid->latitudes(part),
+                              part_longitudes = plan.grid->longitudes(part);
+    for (const size_t cell : cells) {
+      if (int64_t(cell) < part.begin || int64_t(cell) >= part.end) continue;
+      latitudes.push_back(part_latitudes[cell - size_t(part.begin)]);
+      longitudes.push_back(part_longitudes[cell - size_t(part.begin)]);
+    }
   }
   std::vector<double> values(latitudes.size());
   double count = 0, mean = 0, sum_of_squares = 0, minimum = INFINITY, maximum = -INFINITY;
@@ -616,9 +677,9 @@ const std::vector<int64_t>& DatasetReader::dates() const { return plan_->dates; 
 TimeStep DatasetReader::step() const { return plan_->step; }
 bool DatasetReader::missing(int64_t date_index) const { return plan_->missing.at(size_t(date_index)); }
 int64_t DatasetReader::num_members() const { return plan_->num_members; }
-int64_t DatasetReader::num_cells() const { return int64_t(plan_->latitudes.size()); }
-const std::vector<double>& DatasetReader::latitudes() const { return plan_->latitudes; }
-const std::vector<double>& DatasetReader::longitudes() const { return plan_->longitudes; }
+int64_t DatasetReader::num_cells() const { return plan_->grid->num_cells(); }
+std::vector<double> DatasetReader::latitudes(Range cells) const { return plan_->grid->latitudes(cells); }
+std::vector<double> DatasetReader::longitudes(Range cells) const { return plan_->grid->longitudes(cells); }
 const std::vector<int64_t>& DatasetReader::field_shape() const { return plan_->field_shape; }
 
 int64_t DatasetReader::index_of(const std::string& variable) const {
@@ -802,12 +863,10 @@ void DatasetReader::read(int64_t date_index, const std::vector<int64_t>& variabl
       stored[{piece->source.get(), piece->date_in_source(date_index)}].push_back({piece->variable, int64_t(i)});
       continue;
     }
-    const auto part = [&](const std::vector<double>& all) {
-      return std::span(all).subspan(size_t(cells.begin), size_t(cells.size()));
-    };
     float* row = out + int64_t(i) * size;
-    if (members.size() == 0) continue;
-    compute_forcing(variable.forcing, plan.dates[date_index], part(plan.latitudes), part(plan.longitudes),
+    if (size == 0) continue;
+    const auto places = plan.grid->kept(cells);
+    compute_forcing(variable.forcing, plan.dates[date_index], places->latitudes, places->longitudes,
                     std::span(row, size_t(cells.size())));
     for (int64_t member = 1; member < members.size(); ++member)
       std::copy_n(row, cells.size(), row + member * cells.size());

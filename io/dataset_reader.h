@@ -74,8 +74,12 @@ class DatasetReader {
 
   int64_t num_members() const;
   int64_t num_cells() const;
-  const std::vector<double>& latitudes() const;     ///< degrees
-  const std::vector<double>& longitudes() const;    ///< degrees
+  /// Degrees, of a range of cells or of all. Read when they are asked for; the reader keeps only those of the cells
+  /// that it computes forcings for.
+  std::vector<double> latitudes(Range cells) const;
+  std::vector<double> longitudes(Range cells) const;
+  std::vector<double> latitudes() const { return latitudes({0, num_cells()}); }
+  std::vector<double> longitudes() const { return longitudes({0, num_cells()}); }
   const std::vector<int64_t>& field_shape() const;  ///< {num_cells} or {rows, columns} of a regular or local grid
 
   /// Statistics by variable. Throws config if the dataset holds none. Those of forcings made while reading are of a

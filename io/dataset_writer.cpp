@@ -592,8 +592,9 @@ std::string inspect_dataset(const std::string& path) {
            : fmt::format("{} from {} to {}, step {}", reader.num_dates(), format_date(reader.dates().front()),
                          format_date(reader.dates().back()), reader.step() ? format_step(reader.step()) : "unknown"));
   line("missing", num_missing ? fmt::format("{}: {}", num_missing, missing) : std::string("none"));
-  const auto [south, north] = std::minmax_element(reader.latitudes().begin(), reader.latitudes().end());
-  const auto [west, east] = std::minmax_element(reader.longitudes().begin(), reader.longitudes().end());
+  const std::vector<double> latitudes = reader.latitudes(), longitudes = reader.longitudes();
+  const auto [south, north] = std::minmax_element(latitudes.begin(), latitudes.end());
+  const auto [west, east] = std::minmax_element(longitudes.begin(), longitudes.end());
   const std::string resolution = text("resolution");
   line("grid",
        fmt::format("{} cells{}{}, latitudes {:g} to {:g}, longitudes {:g} to {:g}", reader.num_cells(),

@@ -566,10 +566,10 @@ void ZarrArray::write(const IndexBox& box, const void* in, ThreadPool& pool) {
 }
 
 template <class T>
-std::vector<T> ZarrArray::read_all(ThreadPool& pool) const {
+std::vector<T> ZarrArray::read_values(const IndexBox& box, ThreadPool& pool) const {
   const State& state = *state_;
   const ZarrDType& dtype = state.dtype;
-  const int64_t n = state.num_elements;
+  const int64_t n = box.size();
   BOREAS_CHECK(n <= kMaxReadAllBytes / std::max<int64_t>(dtype.size, sizeof(T)), unsupported,
                "{}: {} elements of {} are too many to read as a whole (limit {} bytes); read boxes of it", state.where,
                n, dtype.to_string(), kMaxReadAllBytes);
@@ -577,7 +577,7 @@ std::vector<T> ZarrArray::read_all(ThreadPool& pool) const {
   std::vector<T> values(static_cast<size_t>(n));
   const bool is_time = dtype.kind == 'M' || dtype.kind == 'm';
   if ((dtype.kind == target || (is_time && target == 'i')) && dtype.size == int64_t(sizeof(T))) {
-    read(whole(), values.data(), pool);
+    read(box, values.data(), pool);
     return values;
   }
   const bool converts =
@@ -586,7 +586,7 @@ std::vector<T> ZarrArray::read_all(ThreadPool& pool) const {
                dtype.to_string(), target == 'f' ? "floats" : "integers", sizeof(T),
                is_time ? "; times are read as seconds" : "");
   Bytes raw(size_t(n * dtype.size));
-  read(whole(), raw.data(), pool);
+  read(box, raw.data(), pool);
   const auto convert = [&]<class S>(S) {
     for (size_t i = 0; i < values.size(); ++i) {
       S value;
@@ -622,11 +622,11 @@ std::vector<T> ZarrArray::read_all(ThreadPool& pool) const {
   return values;
 }
 
-template std::vector<double> ZarrArray::read_all<double>(ThreadPool&) const;
-template std::vector<float> ZarrArray::read_all<float>(ThreadPool&) const;
-template std::vector<int64_t> ZarrArray::read_all<int64_t>(ThreadPool&) const;
-template std::vector<int32_t> ZarrArray::read_all<int32_t>(ThreadPool&) const;
-template std::vector<uint8_t> ZarrArray::read_all<uint8_t>(ThreadPool&) const;
+template std::vector<double> ZarrArray::read_values<double>(const IndexBox&, ThreadPool&) const;
+template std::vector<float> ZarrArray::read_values<float>(const IndexBox&, ThreadPool&) const;
+template std::vector<int64_t> ZarrArray::read_values<int64_t>(const IndexBox&, ThreadPool&) const;
+template std::vector<int32_t> ZarrArray::read_values<int32_t>(const IndexBox&, ThreadPool&) const;
+template std::vector<uint8_t> ZarrArray::read_values<uint8_t>(const IndexBox&, ThreadPool&) const;
 
 std::vector<int64_t> ZarrArray::read_seconds(ThreadPool& pool) const {
   const ZarrDType& dtype = state_->dtype;

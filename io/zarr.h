@@ -99,7 +99,12 @@ class ZarrArray {
   /// The whole array converted to T (double, float, int64_t, int32_t, uint8_t); for coordinates and statistics: throws
   /// unsupported above 4 GiB.
   template <class T>
-  std::vector<T> read_all(ThreadPool& pool) const;
+  std::vector<T> read_all(ThreadPool& pool) const {
+    return read_values<T>(whole(), pool);
+  }
+  /// The same of a box.
+  template <class T>
+  std::vector<T> read_values(const IndexBox& box, ThreadPool& pool) const;
   /// The whole array of times or durations in seconds; throws corrupt_data when one is not a whole second. Not-a-time
   /// stays kNotATime.
   std::vector<int64_t> read_seconds(ThreadPool& pool) const;

@@ -104,7 +104,7 @@ inline ModelSetup wave_setup(const RunConfig& config, const NodeSet& nodes, int6
       std::vector<double>(n, 0), std::vector<double>(n, 1), std::vector<double>(n, -3), std::vector<double>(n, 3), {}};
   setup.step = {.seconds = 6 * 3600, .months = 0};
   set_places(setup, nodes);
-  setup.field_shape = {setup.num_cells()};
+  setup.field_shape = {nodes.size()};
   setup.graph = build_graph(config.graph.build, setup.latitudes, setup.longitudes);
   return setup;
 }

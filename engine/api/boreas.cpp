@@ -340,10 +340,6 @@ struct Opening {
     BOREAS_CHECK(num_ranks <= num_nodes, comm,
                  "the communicator has {} ranks but the model has {} cells and {} hidden nodes to share; use fewer",
                  num_ranks, setup.num_cells(), setup.graph.node_set(kHiddenNodes).size());
-    BOREAS_CHECK(setup.latitudes.size() == setup.longitudes.size() &&
-                     setup.graph.node_set(kDataNodes).size() == setup.num_cells(),
-                 corrupt_data, "{}: {} latitudes, {} longitudes and {} nodes of the graph do not belong together", path,
-                 setup.latitudes.size(), setup.longitudes.size(), setup.graph.node_set(kDataNodes).size());
   }
 };
 
@@ -780,8 +776,9 @@ int boreas_model_coordinates(const boreas_model* handle, double* latitudes, doub
                  latitudes ? "longitudes" : "latitudes");
     BOREAS_CHECK(count == setup.num_cells(), shape, "room for {} coordinates was given; the grid has {} cells", count,
                  setup.num_cells());
-    std::copy(setup.latitudes.begin(), setup.latitudes.end(), latitudes);
-    std::copy(setup.longitudes.begin(), setup.longitudes.end(), longitudes);
+    const Coordinates all = all_coordinates(setup);
+    std::copy(all.latitudes.begin(), all.latitudes.end(), latitudes);
+    std::copy(all.longitudes.begin(), all.longitudes.end(), longitudes);
   });
 }
 

@@ -237,8 +237,7 @@ TEST(Metrics, CellsWithoutTruthAreLeftOut) {
   const auto score = [&](const std::string& path, Range cells) {
     const DatasetReader reader = DatasetReader::open({.path = path});
     const Baselines baselines(reader, {0}, {0, 24}, ClimatologyBins::automatic, 1, cells);
-    const std::vector<double> latitudes(reader.latitudes().begin() + cells.begin,
-                                        reader.latitudes().begin() + cells.end);
+    const std::vector<double> latitudes = reader.latitudes(cells);
     ScoreBoard board({"u"}, {""}, cosine_latitude_weights(latitudes), 1, baselines);
     std::vector<float> forecast(size_t(cells.size()), 0.5F), truth(forecast.size()), initial(forecast.size());
     for (int64_t t = 24; t < 30; ++t) {

@@ -380,7 +380,16 @@ TEST(TrainingRanks, NoRankHasTheWholeGraph) {
         ranks.world->sum_values({&num_edges, 1});
         EXPECT_EQ(num_edges, double(whole.graph.edges[i].size()));
       }
-      EXPECT_EQ(int64_t(part.graph.nodes[0].latitudes.size()), part.graph.nodes[0].rows().size());
+      const Range own = part.graph.nodes[0].rows();
+      EXPECT_EQ(int64_t(part.graph.nodes[0].latitudes.size()), own.size());
+      // Coordinates too, but for the first, which writes them.
+      EXPECT_EQ(int64_t(part.longitudes.size()), share.index == 0 ? part.num_cells() : own.size());
+      for (int64_t i = own.begin; i < own.end; ++i) {
+        EXPECT_EQ(part.latitudes_of(own)[size_t(i - own.begin)], whole.latitudes[size_t(i)]);
+        EXPECT_EQ(part.longitudes_of(own)[size_t(i - own.begin)], whole.longitudes[size_t(i)]);
+      }
+      for (size_t i = 0; i < whole.latitudes.size(); ++i)
+        EXPECT_NEAR(all_coordinates(part).latitudes[i], whole.latitudes[i], 1e-12);
     }
   });
 }

@@ -229,8 +229,8 @@ TEST_F(DatasetReaderTest, ComputesForcingsThatTheDatasetLacks) {
   const Range cells{7, 23};
   std::vector<float> fields(4 * 16), expected(16);
   reader.read(2, cells, fields.data());
-  compute_forcing("insolation", reader.dates()[2], std::span(reader.latitudes()).subspan(7, 16),
-                  std::span(reader.longitudes()).subspan(7, 16), std::span<float>(expected));
+  compute_forcing("insolation", reader.dates()[2], reader.latitudes(cells), reader.longitudes(cells),
+                  std::span<float>(expected));
   for (int64_t c = 0; c < 16; ++c) {
     EXPECT_EQ(fields[c], value_at(reader.dates()[2], "b", 7 + c));
     EXPECT_EQ(fields[16 + c], expected[c]);
@@ -313,7 +313,7 @@ TEST_F(DatasetReaderTest, TakesStatisticsFromAnotherDataset) {
 
 TEST_F(DatasetReaderTest, ReadsOldNamesOfArraysAndAttributes) {
   const std::string path = make("a.zarr", {"a", "b"}, "2020-01-01", 3);
-  const auto expected = DatasetReader::open({.path = path});
+  const std::vector<double> latitudes = DatasetReader::open({.path = path}).latitudes();
   fs::rename(path + "/latitudes", path + "/latitude");
   fs::rename(path + "/longitudes", path + "/longitude");
   change_attributes(path, [](json& attributes) {
@@ -324,7 +324,8 @@ TEST_F(DatasetReaderTest, ReadsOldNamesOfArraysAndAttributes) {
   });
   const auto reader = DatasetReader::open({.path = path});
   EXPECT_EQ(reader.variables(), (Names{"a", "b"}));
-  EXPECT_EQ(reader.latitudes(), expected.latitudes());
+  EXPECT_EQ(reader.latitudes(), latitudes);
+  EXPECT_EQ(reader.latitudes({3, 5}), (std::vector<double>{latitudes[3], latitudes[4]}));
   EXPECT_EQ(reader.field_shape(), std::vector<int64_t>{kCells});
   EXPECT_EQ(reader.step(), (TimeStep{kStep, 0}));
   expect_fields(reader, 1, {"a", "b"});
