@@ -313,7 +313,7 @@ void DatasetWriter::close() {
   for (size_t l = 0; l < impl.lags.size(); ++l)
     write_statistics(impl.store, "statistics_tendencies_" + frequency_attribute(impl.spec.tendencies[l]) + "_",
                      impl.tendencies[l], *impl.pool);
-  write_attributes(*impl.store, "", impl.attributes().dump());
+  write_attributes(*impl.store, "", impl.attributes().dump(-1, ' ', false, json::error_handler_t::replace));
   replace_path(impl.partial, impl.path);
   impl.partial.clear();
 }

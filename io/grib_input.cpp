@@ -1,15 +1,14 @@
 // Fields in GRIB files, by ecCodes: one pass lists the messages, reads then go to their offsets.
 #ifdef BOREAS_WITH_ECCODES
 
-#include <eccodes.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <mutex>
 
+#include "io/grib.h"
 #include "io/input_files.h"
 #include "io/time.h"
 #include "kernels/core/error.h"
@@ -19,6 +18,7 @@ namespace {
 
 // GRIB files do not say which value means "missing"; the decoder is told to use this one.
 constexpr double kMissing = -1.7e38;
+constexpr long kMostCells = 1L << 27;  // beyond them a message is damaged
 
 struct CloseFile {
   void operator()(std::FILE* file) const { std::fclose(file); }
@@ -86,6 +86,8 @@ std::string level_suffix(codes_handle* message) {
 InputGrid read_grid(codes_handle* message, const std::string& path) {
   InputGrid grid;
   long num_values = integer(message, "numberOfDataPoints", 0);
+  BOREAS_CHECK(num_values <= kMostCells && integer(message, "numberOfValues", 0) <= kMostCells, unsupported,
+               "{}: a GRIB message of {} points", path, num_values);
   std::vector<double> values(static_cast<size_t>(std::max(num_values, 0L)));
   grid.latitudes.resize(values.size());
   grid.longitudes.resize(values.size());
@@ -112,19 +114,15 @@ InputGrid read_grid(codes_handle* message, const std::string& path) {
 }  // namespace
 
 InputCatalog open_grib_files(const std::vector<std::string>& paths) {
-  struct Open {
-    std::vector<GribFile> files;
-    std::mutex mutex;  // one position in each file
-  };
-  const auto open = std::make_shared<Open>();
+  const auto open = std::make_shared<std::vector<GribFile>>();
   InputCatalog catalog;
   std::map<std::string, size_t> grid_of;                                        // by the checksum of its definition
   std::map<std::pair<std::string, size_t>, size_t> variable_of;                 // by name and grid
   std::map<std::pair<size_t, int64_t>, std::map<long, FieldLocation>> members;  // by variable and date
-  for (const std::string& path : paths) {
-    const int32_t file_index = int32_t(open->files.size());
-    open->files.push_back({path, open_file(path)});
-    while (const Message message = next_message(open->files.back())) {
+  const auto list = [&](const std::string& path) {
+    const int32_t file_index = int32_t(open->size());
+    open->push_back({path, open_file(path)});
+    while (const Message message = next_message(open->back())) {
       const std::string grid_key = text(message.get(), "md5GridSection");
       if (!grid_of.contains(grid_key)) {
         catalog.grids.push_back(read_grid(message.get(), path));
@@ -153,24 +151,26 @@ InputCatalog open_grib_files(const std::vector<std::string>& paths) {
                    "{}: '{}' ({}) occurs a second time at {}; keep one of them, or give files with one kind of level",
                    path, name, text(message.get(), "typeOfLevel"), format_date(date));
     }
-  }
+  };
+  for (const std::string& path : paths) with_eccodes(path, [&] { list(path); });
   for (const auto& [where, locations] : members)
     for (const auto& [number, location] : locations)
       catalog.variables[where.first].fields[where.second].push_back(location);
 
   catalog.read = [open](const FieldLocation& at, std::span<double> values) {
-    const std::lock_guard lock(open->mutex);
-    const GribFile& from = open->files[size_t(at.file)];
-    BOREAS_CHECK(std::fseek(from.file.get(), long(at.time), SEEK_SET) == 0, io, "{}: cannot be read at byte {}",
-                 from.path, at.time);
-    const Message message = next_message(from);
-    BOREAS_CHECK(message, corrupt_data, "{}: the message at byte {} is gone", from.path, at.time);
-    codes_set_double(message.get(), "missingValue", kMissing);
-    size_t count = values.size();
-    const int error = codes_get_double_array(message.get(), "values", values.data(), &count);
-    BOREAS_CHECK(error == CODES_SUCCESS && count == values.size(), corrupt_data,
-                 "{}: the message at byte {} cannot be decoded to {} values: {}", from.path, at.time, values.size(),
-                 codes_get_error_message(error));
+    const GribFile& from = (*open)[size_t(at.file)];
+    with_eccodes(from.path, [&] {
+      BOREAS_CHECK(std::fseek(from.file.get(), long(at.time), SEEK_SET) == 0, io, "{}: cannot be read at byte {}",
+                   from.path, at.time);
+      const Message message = next_message(from);
+      BOREAS_CHECK(message, corrupt_data, "{}: the message at byte {} is gone", from.path, at.time);
+      codes_set_double(message.get(), "missingValue", kMissing);
+      size_t count = values.size();
+      const int error = codes_get_double_array(message.get(), "values", values.data(), &count);
+      BOREAS_CHECK(error == CODES_SUCCESS && count == values.size(), corrupt_data,
+                   "{}: the message at byte {} cannot be decoded to {} values: {}", from.path, at.time, values.size(),
+                   codes_get_error_message(error));
+    });
     for (double& value : values)
       if (value == kMissing) value = NAN;
   };

@@ -4,13 +4,12 @@
 
 #include "kernels/core/error.h"
 #ifdef BOREAS_WITH_ECCODES
-#include <eccodes.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <mutex>
+
+#include "io/grib.h"
 #endif
 
 namespace boreas {
@@ -26,11 +25,6 @@ struct DeleteHandle {
   void operator()(codes_handle* handle) const { codes_handle_delete(handle); }
 };
 using Message = std::unique_ptr<codes_handle, DeleteHandle>;
-
-std::mutex& grib_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
 
 // Sets keys, and says which one could not be.
 struct Setter {
@@ -86,8 +80,6 @@ bool may_be_gaussian(const ForecastLayout& layout, const std::vector<long>& rows
 
 // A message of this grid without values; which grid it is follows from the places of the cells.
 Message message_on(const std::string& path, const ForecastLayout& layout) {
-  // What ecCodes would print is told by the errors here.
-  codes_context_set_logging_proc(codes_context_get_default(), [](const codes_context*, int, const char*) {});
   const std::vector<long> rows = cells_of_rows(layout);
   const bool is_regular = rows.size() > 1 && rows[0] > 1 &&
                           std::all_of(rows.begin(), rows.end(), [&](long size) { return size == rows[0]; }) &&
@@ -204,10 +196,7 @@ std::vector<double> trial_values(const ForecastLayout& layout) {
   return values;
 }
 
-}  // namespace
-
-void create_grib(const std::string& path, const std::string& partial, const ForecastLayout& layout) {
-  const std::lock_guard lock(grib_mutex());
+void try_variables(const std::string& path, const ForecastLayout& layout) {
   const std::vector<double> values = trial_values(layout);
   std::vector<double> latitudes(values.size()), longitudes(values.size()), decoded(values.size());
   for (size_t v = 0; v < layout.variables.size(); ++v) {
@@ -230,19 +219,26 @@ void create_grib(const std::string& path, const std::string& partial, const Fore
           "GRIB at {}, {}; write NetCDF or Zarr",
           path, c, layout.latitudes[c], layout.longitudes[c], latitudes[c], longitudes[c]);
   }
+}
+
+}  // namespace
+
+void create_grib(const std::string& path, const std::string& partial, const ForecastLayout& layout) {
+  with_eccodes(path, [&] { try_variables(path, layout); });
   std::FILE* const file = std::fopen(partial.c_str(), "wb");
   BOREAS_CHECK(file && std::fclose(file) == 0, io, "{}: {} cannot be made", path, partial);
 }
 
 int64_t grib_slot_bytes(const std::string& path, const ForecastLayout& layout) {
-  const std::lock_guard lock(grib_mutex());
-  return int64_t(bytes_of(make_message(path, layout, 0, 0, 0, trial_values(layout))).size()) + 64;
+  return with_eccodes(
+      path, [&] { return int64_t(bytes_of(make_message(path, layout, 0, 0, 0, trial_values(layout))).size()) + 64; });
 }
 
 std::vector<std::byte> encode_grib(const std::string& path, const ForecastLayout& layout, int64_t variable,
                                    int64_t forecast, int64_t step, const float* values) {
-  const std::lock_guard lock(grib_mutex());
-  return bytes_of(make_message(path, layout, variable, forecast, step, {values, values + layout.num_cells()}));
+  return with_eccodes(path, [&] {
+    return bytes_of(make_message(path, layout, variable, forecast, step, {values, values + layout.num_cells()}));
+  });
 }
 
 #else
