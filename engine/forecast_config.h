@@ -38,6 +38,7 @@ struct ForecastConfig {
   int64_t compression_level = 5, chunk_cells = 65536;
   int64_t num_buffers = 3, num_threads = 2;
   std::string output = "forecast";
+  bool fold = true;
 
   void fields(auto&& visit) {
     visit("state", state, "paths",
@@ -64,6 +65,10 @@ struct ForecastConfig {
     visit("num_buffers", num_buffers, "states", "that wait to be written or are, while the model computes on");
     visit("num_threads", num_threads, "", "threads of each rank that encode and write");
     visit("output", output, "path", "name of the forecast without its ending, relative to the output folder");
+    visit("fold", fold, "",
+          "keep what weights and graph alone decide from step to step; false computes it in each again, in less "
+          "memory: the "
+          "values are the same");
   }
 };
 

@@ -5,7 +5,6 @@
 namespace boreas {
 
 Arena::Peak Forecaster::plan(const StepModel& model, Device device) { return ModelState::plan(model, device); }
-int64_t Forecaster::staging_bytes(const StepModel& model) { return ModelState::staging_bytes(model); }
 
 Forecaster::Forecaster(const StepModel& model, std::unique_ptr<ForecastSource> source)
     : model_(model), source_(std::move(source)), state_(model) {}

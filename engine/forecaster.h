@@ -38,7 +38,6 @@ class Forecaster {
 
   /// What construction takes besides the model: that of its state.
   static Arena::Peak plan(const StepModel& model, Device device);
-  static int64_t staging_bytes(const StepModel& model);
 
   int64_t arena_peak_bytes() const { return state_.arena_peak_bytes(); }  ///< of the steps that really ran
 

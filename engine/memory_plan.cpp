@@ -95,7 +95,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   report.forecast = {weights[0], {"graph", graph_bytes, "edges and their attributes"}};
   const std::string ahead =
       fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
-  const int64_t states = Forecaster::staging_bytes(step.model());
+  const int64_t states = ModelState::staging_bytes(step.model());
   const int64_t output = ForecastOutput::staging_bytes(step.model(), setup.config.forecast);
   if (device.is_cuda()) {
     report.training_host_bytes = staging;
@@ -104,7 +104,7 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
     report.nccl_bytes = report.context_bytes - kContextBytes;
     report.training.push_back({"batch", batch, ""});
     report.training.push_back({"staging", batch, "a batch on its way"});
-    report.forecast.push_back({"batch", states, "states in and out"});
+    report.forecast.push_back({"batch", ModelState::device_bytes(step.model(), device), "forcings in, states out"});
     for (auto* lines : {&report.training, &report.forecast})
       lines->push_back({"libraries", Context::kLibraryWorkspaceBytes, "room for cuBLASLt to compute in"});
   } else {

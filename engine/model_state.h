@@ -1,7 +1,7 @@
 // ModelState: the state of one forecast on this rank's cells, and its steps. It knows no dataset.
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -65,35 +65,67 @@ class ModelState {
   /// Waits for what was fetched: f32 [T_o * V_o, cells] on the host, missing where imputed variables were at the start.
   Tensor fields();
   /// On the device, as the last step leaves them: without missing values.
-  const Tensor& device_fields() const { return on_device_.outputs; }
+  const Tensor& device_fields() const { return steps_.outputs; }
 
-  /// What construction takes besides the model: the arena, at the high-water mark of a planned step, and the staging of
-  /// (T_i + T_o) times of all variables and T_o times of the outputs.
+  /// What construction takes besides the model: the arena, at the high-water mark of a planned step; host memory for
+  /// (T_i + T_o) times of all variables and T_o times of the outputs; on a GPU memory for T_o times of the forcings
+  /// that change and of the outputs. In the arena stand the features of the data nodes with the input states, in the
+  /// network's type, the newest states y and, with forecast.fold, what weights and graph alone decide.
   static Arena::Peak plan(const StepModel& model, Device device);
   static int64_t staging_bytes(const StepModel& model);
+  static int64_t device_bytes(const StepModel& model, Device device);
   int64_t arena_peak_bytes() const { return arena_.peak_bytes(); }  ///< of the steps that really ran
 
  private:
-  // The two states that a forecast alternates between, and what the network makes of them.
-  struct States {
-    States(Context& ctx, const StepModel& model);
-    Tensor x, x_next, y;
-  };
-  // Fields on the host or on the device: the window it starts from, that of the forcings, and its outputs.
-  struct Staging {
-    Staging(const StepModel& model, void* data, Device device);
+  // Fields on the host: the window it starts from, that of the forcings, and its outputs.
+  struct HostFields {
+    HostFields(const StepModel& model, void* data);
     FieldWindow initial, forcings;
     Tensor outputs;
     int64_t bytes = 0;
   };
-  static void compute(Context& ctx, const StepModel& model, const States& states, const Staging& staging, bool first);
-  /// From y to fields in their units.
-  static void show(Context& ctx, const StepModel& model, const States& states, const Staging& staging);
+  // Forcings that change, on the device (on the CPU as rows of the host's window), and where a step puts them.
+  struct Forcings {
+    Forcings(const StepModel& model, bool compact);
+    struct Run {
+      int64_t column;             // of an input state, the first of
+      std::vector<int32_t> rows;  // these fields side by side
+    };
+    std::vector<int32_t> variables;      // of the rows of one time
+    std::vector<double> mul, add, fill;  // by row
+    std::vector<Run> runs;
+  };
+  // What steps work on, and what they do.
+  struct Steps {
+    Steps(Context& ctx, const StepModel& model, const HostFields& host, void* device_memory);
+    Tensor slot(int64_t time) const;           // columns of the features that are an input state
+    Tensor newest(int64_t output_step) const;  // columns of y
+    Tensor forcings_at(int64_t output_step) const;
+    /// Initial values of these variables at one time, f32 [variables, cells].
+    void take(Context& ctx, const Tensor& fields, Range variables, int64_t time) const;
+    /// What weights and graph alone decide; the memory of an earlier call is taken again.
+    void fix(Context& ctx);
+    void compute(Context& ctx, bool first) const;
+    /// From y to fields in their units.
+    void show(Context& ctx) const;
+
+    const StepModel& model;
+    Forcings changing;
+    Tensor features, y;
+    Tensor forcings, outputs;
+    Arena::Mark before_fixed;
+    std::optional<EncoderProcessorDecoder::Fixed> fixed;
+    int64_t version = -1;  // of the weights that it was made of
+
+   private:
+    void advance(Context& ctx) const;
+  };
   const ModelSetup& setup() const { return model_.setup(); }
   std::span<float> place(const FieldWindow& window, std::vector<uint8_t>& given, int64_t variable, int64_t time,
                          bool needed);
   void complete(const Tensor& fields, std::span<const uint8_t> given, int64_t date, bool initial);
-  void upload(const Tensor& to, const Tensor& from);
+  void take_initial();
+  void take_forcings();
   // A field that lies on the device.
   struct Source {
     int64_t variable, time;
@@ -105,14 +137,14 @@ class ModelState {
   const StepModel& model_;
   std::vector<double> latitudes_, longitudes_;  // of this rank's cells
   Buffer staging_memory_, device_memory_;
-  Staging staging_, on_device_;  // the same memory on the CPU
+  HostFields host_;
   Stream fetching_;
   Event uploaded_, shown_, fetched_;
   NanMask nan_mask_;  // where the start date has no values
   Arena arena_;
   Context ctx_;
   Replay replay_;
-  States states_;
+  Steps steps_;
   std::vector<uint8_t> initial_given_, forcing_given_;  // by time and variable
   std::vector<Source> sources_;                         // of the next step
   int64_t start_date_ = 0, num_steps_ = 0;

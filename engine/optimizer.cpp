@@ -128,6 +128,7 @@ void Optimizer::apply(Context& ctx, const Control& control) {
 
 void Optimizer::with_average(Context& ctx, const std::function<void()>& task) {
   if (!averages()) return task();
+  parameters_.values_change();
   const Scope scope(ctx);
   const Tensor values = parameters_.flat_values(), masters = parameters_.flat_masters();
   const bool rounded = parameters_.has_masters();  // the values are only a copy of the masters
@@ -139,6 +140,7 @@ void Optimizer::with_average(Context& ctx, const std::function<void()>& task) {
   }
   gather_values(ctx);
   task();
+  parameters_.values_change();
   for (const FlatShards::Piece& piece : shards_.pieces())
     run(ctx,
         Copy{.x = rounded ? masters.columns(piece.flat) : kept.columns(piece.state), .y = values.columns(piece.flat)});

@@ -62,18 +62,6 @@ void StepModel::start(Context& ctx, const FieldWindow& window, const Tensor& x) 
                                .y = input_slot(item_rows(x, item), slot)});
 }
 
-void StepModel::start(Context& ctx, const Tensor& values, int64_t variable, int64_t time, const Tensor& x) const {
-  const std::span<const int32_t> inputs = variables().input();
-  const int64_t column = std::find(inputs.begin(), inputs.end(), int32_t(variable)) - inputs.begin();
-  const auto of_variable = [&](std::span<const double> all) { return all.subspan(size_t(variable), 1); };
-  run(ctx, NormaliseFields{.fields = values,
-                           .mul = of_variable(preprocess_.mul()),
-                           .add = of_variable(preprocess_.add()),
-                           .fill = of_variable(preprocess_.fill(FieldUse::input)),
-                           .columns = std::span<const int32_t>(output_columns_).first(1),
-                           .y = input_slot(x, time).columns({column, column + 1})});
-}
-
 void StepModel::advance(Context& ctx, const Tensor& x, const Tensor& y, const FieldWindow& window, int64_t first_time,
                         const Tensor& x_next) const {
   const ModelShape& shape = network_.shape();

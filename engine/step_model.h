@@ -60,10 +60,9 @@ class StepModel {
   Shape input_shape(int64_t num_items) const { return {num_items * num_cells(), network_.input_columns()}; }
   Shape output_shape(int64_t num_items) const { return {num_items * num_cells(), network_.output_columns()}; }
   void set_predicted(Range rows) { predicted_ = rows; }
+  Range predicted() const { return predicted_; }
 
   void start(Context& ctx, const FieldWindow& window, const Tensor& x) const;
-  /// One variable of one item at one time, from f32 [1, cells].
-  void start(Context& ctx, const Tensor& values, int64_t variable, int64_t time, const Tensor& x) const;
   /// `x_next` and x do not overlap.
   void advance(Context& ctx, const Tensor& x, const Tensor& y, const FieldWindow& window, int64_t first_time,
                const Tensor& x_next) const;

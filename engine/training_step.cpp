@@ -119,6 +119,7 @@ void TrainingStep::update(Context& ctx, const std::function<FieldWindow()>& next
     if (pending) copy(pending->losses.slice({micro, micro + 1}).columns({0, rollout}), losses);
   }
   if (!pending) return;
+  model_.parameters().values_change();
   copy(pending->sum_of_squares, control.sum_of_squares);
   pending->end.record(ctx.compute());
   ++num_queued_;

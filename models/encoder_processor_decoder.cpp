@@ -173,11 +173,75 @@ Tensor EncoderProcessorDecoder::latest_input(const Tensor& x) const {
   return x.columns({(shape_.num_input_steps - 1) * shape_.num_inputs, shape_.num_input_steps * shape_.num_inputs});
 }
 
+Tensor EncoderProcessorDecoder::alloc_features(Context& ctx, Keep keep) const {
+  return alloc_padded_rows(ctx, keep, dtype_, num_data_nodes(), data_columns());
+}
+
+void EncoderProcessorDecoder::write_attributes(Context& ctx, const Tensor& features) const {
+  data_attributes_.forward(ctx, features.columns({input_columns(), data_columns()}));
+}
+
+EncoderProcessorDecoder::Fixed EncoderProcessorDecoder::fix(Context& ctx) const {
+  constexpr Keep keep = Keep::saved;
+  const Scope scope(ctx);
+  const OwnerScope owner(ctx, "fixed");
+  Fixed fixed{.encoder_edges = encoder_edges_.forward(ctx, keep),
+              .processor_edges = processor_edges_ ? processor_edges_->forward(ctx, keep) : Tensor(),
+              .decoder_edges = decoder_edges_.forward(ctx, keep)};
+  fixed.encoder = encoder_.fix(
+      ctx, {.x_src = {}, .x_dst = hidden_features(ctx, Keep::scratch), .edge_attributes = fixed.encoder_edges});
+  fixed.decoder = decoder_.fix(ctx, {.x_src = {}, .x_dst = {}, .edge_attributes = fixed.decoder_edges});
+  return fixed;
+}
+
+Tensor EncoderProcessorDecoder::hidden_features(Context& ctx, Keep keep) const {
+  const Tensor hidden = alloc_padded_rows(ctx, keep, dtype_, num_hidden_nodes(), hidden_attributes_.num_columns());
+  hidden_attributes_.forward(ctx, hidden.columns({0, hidden_attributes_.num_columns()}));
+  return hidden;
+}
+
+void EncoderProcessorDecoder::encode(Context& ctx, Saved& s, bool keeps, const Fixed* fixed) const {
+  const Keep keep = keeps ? Keep::saved : Keep::scratch;
+  const int64_t hidden_rows = s.data.rows() / num_data_nodes() * num_hidden_nodes();
+  {
+    const OwnerScope owner(ctx, "inputs");
+    s.hidden = fixed ? fixed->encoder.shared.x : hidden_features(ctx, keep);  // only its rows count if it is fixed
+    s.latent = ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_});
+    s.processed = processor_ ? ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_}) : s.latent;
+  }
+  {
+    const Scope edges(ctx);
+    const OwnerScope owner(ctx, "encoder");
+    encoder_.forward(
+        ctx, {.x_src = s.data, .x_dst = s.hidden, .edge_attributes = fixed ? Tensor() : encoder_edges_.forward(ctx)},
+        {.x_dst = s.latent}, keeps ? &s.encoder : nullptr, {.fixed = fixed ? &fixed->encoder : nullptr});
+  }
+  if (processor_) {
+    const Scope edges(ctx);
+    const OwnerScope owner(ctx, "processor");
+    Tensor attributes;
+    if (processor_edges_) attributes = fixed ? fixed->processor_edges : processor_edges_->forward(ctx);
+    processor_->forward(ctx, {.x = s.latent, .edge_attributes = attributes}, {.y = s.processed},
+                        keeps ? &s.processor : nullptr);
+    if (latent_skip_) run(ctx, Add{.a = s.processed, .b = s.latent, .y = s.processed});
+  }
+}
+
+void EncoderProcessorDecoder::finish(Context& ctx, const Tensor& latest, std::span<const int32_t> latest_columns,
+                                     const Tensor& y, Saved* saved) const {
+  const OwnerScope owner(ctx, "outputs");
+  for (int64_t t = 0; t < shape_.num_output_steps; ++t) {
+    const Tensor step = output_step(y, t);
+    run(ctx, AddColumns{.x = latest, .x_columns = latest_columns, .y = step, .y_columns = shape_.output_prognostic});
+    for (const ResolvedBounding& bounding : shape_.boundings) bound(ctx, bounding, step, saved);
+  }
+}
+
 void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
   const Arena::Mark begin = ctx.arena().mark(Keep::saved);
   const Scope scope(ctx);
   const Keep keep = keep_if(saved);
-  const int64_t data_rows = in.x.rows(), hidden_rows = num_items(in.x) * num_hidden_nodes();
+  const int64_t data_rows = num_items(in.x) * num_data_nodes();
   Saved s;
   s.begin = begin;
 
@@ -185,26 +249,9 @@ void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outp
     const OwnerScope owner(ctx, "inputs");
     s.data = alloc_padded_rows(ctx, keep, dtype_, data_rows, data_columns());
     run(ctx, Copy{.x = in.x, .y = s.data.columns({0, input_columns()})});
-    data_attributes_.forward(ctx, s.data.columns({input_columns(), data_columns()}));
-    s.hidden = alloc_padded_rows(ctx, keep, dtype_, num_hidden_nodes(), hidden_attributes_.num_columns());
-    hidden_attributes_.forward(ctx, s.hidden.columns({0, hidden_attributes_.num_columns()}));
-    s.latent = ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_});
-    s.processed = processor_ ? ctx.alloc(keep, residual_dtype_, {hidden_rows, num_channels_}) : s.latent;
+    write_attributes(ctx, s.data);
   }
-  {
-    const Scope edges(ctx);
-    const OwnerScope owner(ctx, "encoder");
-    encoder_.forward(ctx, {.x_src = s.data, .x_dst = s.hidden, .edge_attributes = encoder_edges_.forward(ctx)},
-                     {.x_dst = s.latent}, saved ? &s.encoder : nullptr);
-  }
-  if (processor_) {
-    const Scope edges(ctx);
-    const OwnerScope owner(ctx, "processor");
-    processor_->forward(
-        ctx, {.x = s.latent, .edge_attributes = processor_edges_ ? processor_edges_->forward(ctx) : Tensor()},
-        {.y = s.processed}, saved ? &s.processor : nullptr);
-    if (latent_skip_) run(ctx, Add{.a = s.processed, .b = s.latent, .y = s.processed});
-  }
+  encode(ctx, s, saved, nullptr);
   Tensor y = out.y;  // backward of a bounding reads the values before it, so they are needed even if y is not
   if (!y && saved && !shape_.boundings.empty())
     y = ctx.alloc(Keep::scratch, outer_dtype(), {data_rows, output_columns()});
@@ -214,18 +261,23 @@ void EncoderProcessorDecoder::forward(Context& ctx, const Inputs& in, const Outp
     decoder_.forward(ctx, {.x_src = s.processed, .x_dst = s.data, .edge_attributes = decoder_edges_.forward(ctx)},
                      {.x_dst = y}, saved ? &s.decoder : nullptr);
   }
-  if (y) {
-    const OwnerScope owner(ctx, "outputs");
-    for (int64_t t = 0; t < shape_.num_output_steps; ++t) {
-      const Tensor step = output_step(y, t);
-      run(ctx, AddColumns{.x = latest_input(in.x),
-                          .x_columns = shape_.input_prognostic,
-                          .y = step,
-                          .y_columns = shape_.output_prognostic});
-      for (const ResolvedBounding& bounding : shape_.boundings) bound(ctx, bounding, step, saved ? &s : nullptr);
-    }
-  }
+  if (y) finish(ctx, latest_input(in.x), shape_.input_prognostic, y, saved ? &s : nullptr);
   if (saved) *saved = std::move(s);
+}
+
+void EncoderProcessorDecoder::step(Context& ctx, const Tensor& features, const Tensor& y, const Fixed* fixed) const {
+  const Scope scope(ctx);
+  Saved s;
+  s.data = features;
+  encode(ctx, s, false, fixed);
+  const Tensor latest = output_step(y, shape_.num_output_steps - 1);
+  const OwnerScope owner(ctx, "decoder");
+  decoder_.forward(
+      ctx, {.x_src = s.processed, .x_dst = s.data, .edge_attributes = fixed ? Tensor() : decoder_edges_.forward(ctx)},
+      {}, nullptr, {.fixed = fixed ? &fixed->decoder : nullptr, .take = [&](Range rows, const Tensor& chunk) {
+                      finish(ctx, latest.slice(rows), shape_.output_prognostic, chunk, nullptr);
+                      run(ctx, Copy{.x = chunk, .y = y.slice(rows)});
+                    }});
 }
 
 void EncoderProcessorDecoder::bound(Context& ctx, const ResolvedBounding& bounding, const Tensor& step,

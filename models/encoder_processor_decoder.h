@@ -68,6 +68,22 @@ class EncoderProcessorDecoder {
   void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
+  /// What weights and graph alone decide, kept from step to step of a forecast: attributes of the edges put together,
+  /// the encoder's destinations embedded and projected. Stale as soon as the weights change.
+  struct Fixed {
+    Tensor encoder_edges, processor_edges, decoder_edges;
+    Mapper::Fixed encoder, decoder;
+  };
+  Fixed fix(Context& ctx) const;  ///< from the saved end of the arena
+  /// Room for s of one item.
+  Tensor alloc_features(Context& ctx, Keep keep) const;
+  /// Coordinates and trainable columns of s, behind those of x.
+  void write_attributes(Context& ctx, const Tensor& features) const;
+  /// forward of one item whose s stands ready, to the bit, with y in place: before, the last of the T_o steps of y
+  /// holds x[last step, prognostic]. y exists once, since the decoder's chunks add to theirs one after another. Null:
+  /// what is fixed is made again.
+  void step(Context& ctx, const Tensor& features, const Tensor& y, const Fixed* fixed) const;
+
   const ModelShape& shape() const { return shape_; }
   const Mapper& encoder() const { return encoder_; }
   const Mapper& decoder() const { return decoder_; }
@@ -82,6 +98,12 @@ class EncoderProcessorDecoder {
   int64_t num_items(const Tensor& x) const;
   Tensor output_step(const Tensor& y, int64_t step) const;
   Tensor latest_input(const Tensor& x) const;
+  Tensor hidden_features(Context& ctx, Keep keep) const;
+  /// From s to z'. Of nothing saved these are lent by the caller's scope.
+  void encode(Context& ctx, Saved& s, bool keeps, const Fixed* fixed) const;
+  /// y, of all or some rows, + the prognostic columns of the latest state, then bounded.
+  void finish(Context& ctx, const Tensor& latest, std::span<const int32_t> latest_columns, const Tensor& y,
+              Saved* saved) const;
   void bound(Context& ctx, const ResolvedBounding& bounding, const Tensor& step, Saved* saved) const;
 
   ModelShape shape_;

@@ -291,7 +291,18 @@ void Mapper::backward_chunk(Context& ctx, const Subgraph& chunk, const Item& ite
   ctx.arena().rewind(Keep::saved, saved.begin);
 }
 
-void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+Mapper::Fixed Mapper::fix(Context& ctx, const Inputs& in) const {
+  constexpr Keep keep = Keep::saved;
+  Fixed fixed;
+  fixed.features = attention_.features(ctx, in.edge_attributes, keep);
+  if (is_encoder()) {
+    fixed.shared = project_destinations(ctx, in.x_dst, keep, false);
+    fixed.q = q_norm_.forward(ctx, first_half(fixed.shared.queries), fixed.shared.q_stats, keep);
+  }
+  return fixed;
+}
+
+void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved, const Forecast& forecast) const {
   if (saved) saved->begin = ctx.arena().mark(Keep::saved);
   const int64_t items = num_items(in), num_dst = graph_.num_dst;
   if (saved && options_.recompute) {
@@ -302,13 +313,20 @@ void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* 
   const Scope scope(ctx);
 
   Item item;
-  item.features = attention_.features(ctx, in.edge_attributes);
-  if (is_encoder()) {
-    if (items > 0) start_sources(ctx, in.x_src, 0, keep, item);
-    item.shared = project_destinations(ctx, in.x_dst, keep, false);
-    item.q = q_norm_.forward(ctx, first_half(item.shared.queries), item.shared.q_stats);
-    if (saved) saved->shared = item.shared;
+  if (is_encoder() && items > 0) start_sources(ctx, in.x_src, 0, keep, item);
+  Fixed made;
+  if (!forecast.fixed) {
+    made.features = attention_.features(ctx, in.edge_attributes);
+    if (is_encoder()) {
+      made.shared = project_destinations(ctx, in.x_dst, keep, false);
+      made.q = q_norm_.forward(ctx, first_half(made.shared.queries), made.shared.q_stats);
+      if (saved) saved->shared = made.shared;
+    }
   }
+  const Fixed& fixed = forecast.fixed ? *forecast.fixed : made;
+  item.features = fixed.features;
+  item.shared = fixed.shared;
+  item.q = fixed.q;
   for (int64_t i = 0; i < items; ++i) {
     const Scope item_scope(ctx);
     const Range dst{i * num_dst, (i + 1) * num_dst};
@@ -318,8 +336,12 @@ void Mapper::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* 
     for (int64_t c = 0; c < graph_.num_chunks(); ++c) {
       const Subgraph& chunk = graph_.chunks[size_t(c)];
       const OwnerScope owner(ctx, fmt::format("chunk {}", c));
-      forward_chunk(ctx, chunk, item, out.x_dst ? out.x_dst.slice(dst).slice(chunk.dst) : Tensor(),
-                    saved ? &saved->chunks.emplace_back() : nullptr);
+      const Scope chunk_scope(ctx);
+      Tensor y = out.x_dst ? out.x_dst.slice(dst).slice(chunk.dst) : Tensor();
+      if (forecast.take)
+        y = ctx.alloc(Keep::scratch, accumulator_of(dtype()), {chunk.dst.size(), options_.out_channels});
+      forward_chunk(ctx, chunk, item, y, saved ? &saved->chunks.emplace_back() : nullptr);
+      if (forecast.take) forecast.take(chunk.dst, y);
     }
   }
 }

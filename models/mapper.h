@@ -1,6 +1,7 @@
 // Mappers: from the nodes of one set to those of another, along a graph.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -100,10 +101,28 @@ class Mapper {
     std::vector<ChunkSaved> chunks;  // of all items, one after the other
   };
 
+  /// What forward makes of weights and graph alone: a forecast keeps it from step to step.
+  struct Fixed {
+    Tensor features;      // of edges, for the attention
+    Destinations shared;  // encoder
+    Tensor q;             // encoder
+  };
+  /// What a forecast does otherwise; the numbers are the same.
+  struct Forecast {
+    const Fixed* fixed = nullptr;                               ///< null: made again
+    std::function<void(Range dst, const Tensor& y)> take = {};  ///< if given, out is empty: gets y chunk by chunk, in
+                                                                ///< the accumulator type, which lives for the call
+  };
+
   Mapper(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Options& options,
          RankGraph graph, std::shared_ptr<const HeadSharding> heads = {});
 
-  void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const;
+  /// From x_dst of an encoder and edge_attributes, which must live as long; from the saved end of the arena.
+  Fixed fix(Context& ctx, const Inputs& in) const;
+  void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
+    forward(ctx, in, out, saved, {});
+  }
+  void forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved, const Forecast& forecast) const;
   void backward(Context& ctx, const Inputs& in, const Saved& saved, const Outputs& d_out, const Inputs& d_in) const;
 
   /// Rows of sources that are projected for each source: 1 if no two chunks share any.

@@ -142,6 +142,7 @@ Tensor ParameterStore::flat_masters() const { return has_masters() ? flat(master
 Tensor ParameterStore::flat_gradients() const { return flat(gradients_, master_dtype()); }
 
 void ParameterStore::round_masters() {
+  values_change();
   if (!has_masters()) return;
   std::vector<float> masters(size_t(flat_size()), 0);
   std::vector<bfloat16> values(masters.size());

@@ -112,6 +112,9 @@ class ParameterStore {
   void zero_gradients(Context& ctx) const;
   /// values = masters, rounded: to be called after the masters were written by anything but the optimizer.
   void round_masters();
+  /// How often the values were changed, as far as who changes them says so: what was made of them may be stale.
+  int64_t version() const { return version_; }
+  void values_change() { ++version_; }
 
   /// Where the array of each name lies in the flat vectors, in the order of addition.
   struct Place {
@@ -146,6 +149,7 @@ class ParameterStore {
   std::set<std::string, std::less<>> names_;
   int64_t num_parameters_ = 0, replicated_size_ = 0, sharded_size_ = 0;
   bool values_only_ = false;
+  int64_t version_ = 0;
   std::function<void(Context&, int64_t)> listener_;
   Buffer values_, gradients_, masters_;
 };

@@ -138,23 +138,26 @@ bool Preprocess::imputes_any() const {
 
 void Preprocess::check_finite(const Tensor& fields, std::string_view where) const {
   check_fields("check_finite", fields, variables_.size());
-  for (int64_t v = 0; v < fields.rows(); ++v) {
-    const float* x = fields.row<float>(v);
-    int64_t num_nan = 0, num_infinite = 0;
+  for (int64_t v = 0; v < fields.rows(); ++v) check_finite(fields.slice({v, v + 1}), v, where);
+}
+
+void Preprocess::check_finite(const Tensor& field, int64_t variable, std::string_view where) const {
+  check_fields("check_finite", field, 1);
+  const float* x = field.as<float>();
+  int64_t num_nan = 0, num_infinite = 0;
 #pragma omp parallel for schedule(static) reduction(+ : num_nan, num_infinite)
-    for (int64_t c = 0; c < fields.cols(); ++c) {
-      num_nan += std::isnan(x[c]);
-      num_infinite += std::isinf(x[c]);
-    }
-    if (imputes(v)) num_nan = 0;
-    BOREAS_CHECK(
-        num_nan == 0, corrupt_data,
-        "{}: variable '{}' is NaN in {} of {} cells and is not imputed; list the date as missing, drop the variable, "
-        "or impute it (preprocess.imputer.mean: [{}])",
-        where, variables_.name(v), num_nan, fields.cols(), variables_.name(v));
-    BOREAS_CHECK(num_infinite == 0, corrupt_data, "{}: variable '{}' is infinite in {} of {} cells", where,
-                 variables_.name(v), num_infinite, fields.cols());
+  for (int64_t c = 0; c < field.cols(); ++c) {
+    num_nan += std::isnan(x[c]);
+    num_infinite += std::isinf(x[c]);
   }
+  if (imputes(variable)) num_nan = 0;
+  BOREAS_CHECK(
+      num_nan == 0, corrupt_data,
+      "{}: variable '{}' is NaN in {} of {} cells and is not imputed; list the date as missing, drop the variable, "
+      "or impute it (preprocess.imputer.mean: [{}])",
+      where, variables_.name(variable), num_nan, field.cols(), variables_.name(variable));
+  BOREAS_CHECK(num_infinite == 0, corrupt_data, "{}: variable '{}' is infinite in {} of {} cells", where,
+               variables_.name(variable), num_infinite, field.cols());
 }
 
 void Preprocess::impute_copies(const Tensor& fields, FieldUse use) const {

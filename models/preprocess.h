@@ -101,6 +101,8 @@ class Preprocess {
   /// Throws corrupt_data if a variable that is not imputed is NaN or infinite anywhere: names it, `where` (the date),
   /// the number of cells and the remedies.
   void check_finite(const Tensor& fields, std::string_view where) const;
+  /// The same of one variable's field [1, cells].
+  void check_finite(const Tensor& field, int64_t variable, std::string_view where) const;
   /// Replaces NaN of the copy-imputed variables, in place, by the value of their source variable.
   void impute_copies(const Tensor& fields, FieldUse use) const;
   /// The mask of imputed prognostic variables. Take it from the fields that the forecast starts from.

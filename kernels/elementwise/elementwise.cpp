@@ -30,7 +30,10 @@ void check_same_length(const char* op, const char* a_name, size_t a, const char*
 template <class Op>
 void check_column_pairs(const Op& op) {
   check_floating(op.name, "x", op.x);
-  check_dtype(op.name, "y", op.y, op.x.dtype());
+  if constexpr (std::is_same_v<Op, CopyColumns>)
+    check_stored_as(op.name, "y", op.y, op.x.dtype());
+  else
+    check_dtype(op.name, "y", op.y, op.x.dtype());
   BOREAS_CHECK(op.x.rows() == op.y.rows(), shape, "{}: x is {} and y is {}; their rows must agree", op.name,
                to_string(op.x), to_string(op.y));
   check_same_length(op.name, "x_columns", op.x_columns.size(), "y_columns", op.y_columns.size());

@@ -103,7 +103,7 @@ struct AddPrognostic {
 /// y[:, y_columns[k]] = x[:, x_columns[k]], or += for AddColumns. Columns of y that are not listed keep their values.
 ///
 /// Shapes   x: [N, A]   y: [N, B]   both lists: equally long; y_columns unique
-/// Types    equal: f64 | f32
+/// Types    equal: f64 | f32; a copy also f32 to bf16 (nearest, ties to even)
 /// Alias    none
 /// Errors   shape: sizes disagree;  invalid_argument: types differ, a column that does not exist
 struct CopyColumns {

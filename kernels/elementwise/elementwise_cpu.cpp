@@ -110,8 +110,11 @@ void cpu::launch(Backend, Context&, const AddPrognostic& op, Tensor) {
 }
 
 void cpu::launch(Backend, Context&, const CopyColumns& op, Tensor) {
-  dispatch_float(op.y.dtype(), [&]<class T>() {
-    pair_columns(op, [&](int64_t i, int32_t from, int32_t to) { op.y.row<T>(i)[to] = op.x.row<T>(i)[from]; });
+  dispatch_float(op.x.dtype(), [&]<class X>() {
+    dispatch_floating(op.y.dtype(), [&]<class Y>() {
+      pair_columns(op,
+                   [&](int64_t i, int32_t from, int32_t to) { op.y.row<Y>(i)[to] = convert<Y>(op.x.row<X>(i)[from]); });
+    });
   });
 }
 

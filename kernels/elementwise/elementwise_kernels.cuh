@@ -41,10 +41,9 @@ struct ColumnPairs {
 };
 
 /// y[:, to] = x[:, from], and before[:, to], which may be y, is added if kAdd.
-template <bool kAdd>
+template <bool kAdd, class T>
 __global__ void __launch_bounds__(kMapThreads, kColumnBlocksResident)
-    pair_columns(RowTiles tiles, ColumnPairs pairs, RowsOf<const float> x, RowsOf<const float> before,
-                 RowsOf<float> y) {
+    pair_columns(RowTiles tiles, ColumnPairs pairs, RowsOf<const float> x, RowsOf<const float> before, RowsOf<T> y) {
   constexpr int kRows = RowTiles::kRows, kParts = RowTiles::kParts;
   int from[kParts], to[kParts];  // -1: none
 #pragma unroll
@@ -68,7 +67,8 @@ __global__ void __launch_bounds__(kMapThreads, kColumnBlocksResident)
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
       for (int part = 0; part < kParts; ++part)
-        if (first + r < tiles.rows && to[part] >= 0) *y.at(first + r, to[part]) = value[r][part] + sum[r][part];
+        if (first + r < tiles.rows && to[part] >= 0)
+          *y.at(first + r, to[part]) = narrow<T>(value[r][part] + sum[r][part]);
   }
 }
 
@@ -210,22 +210,30 @@ void launch_pairs(Context& ctx, const Tensor& x, std::span<const int32_t> from, 
     const RowTiles tiles{y.rows(), pairs.count};
     dim3 blocks = tiles.blocks();
     blocks.x = std::min(blocks.x, 132u * kColumnBlocksResident);  // what an H200 holds
-    launch_kernel(pair_columns<kAdd>, blocks, kMapThreads, 0, stream_of(ctx), tiles, pairs, rows_of<const float>(x),
-                  rows_of<const float>(before), rows_of<float>(y));
+    const auto launch = [&]<class T>(const Tensor& before_y) {
+      launch_kernel(pair_columns<kAdd, T>, blocks, kMapThreads, 0, stream_of(ctx), tiles, pairs,
+                    rows_of<const float>(x), rows_of<const float>(before_y), rows_of<T>(y));
+    };
+    if constexpr (kAdd)
+      launch.template operator()<float>(before);
+    else
+      dispatch_stored("copy_columns", y.dtype(), [&]<class T>() { launch.template operator()<T>(x); });
   }
 }
+
+inline void enqueue(Context& ctx, const Copy& op, Tensor);
 
 template <bool kAdd>
 void copy_or_add_columns(Context& ctx, const char* name, const Tensor& x, std::span<const int32_t> x_columns,
                          const Tensor& y, std::span<const int32_t> y_columns) {
-  require_f32(name, y.dtype());
+  require_f32(name, x.dtype());
   if (y.rows() == 0 || y_columns.empty()) return;
   if (!is_run(x_columns) || !is_run(y_columns)) return launch_pairs<kAdd>(ctx, x, x_columns, y, y, y_columns);
   const Tensor from = run_of(x, x_columns), to = run_of(y, y_columns);
   if constexpr (kAdd)
     launch_map<float, const float, const float>(ctx, Sum{}, to, to, from);
   else
-    copy_bytes_of_rows(ctx, from, to);
+    enqueue(ctx, Copy{.x = from, .y = to}, {});
 }
 
 /// Calls f(first, count) for the columns of each launch: as few launches as lists allow, of nearly equal width.

@@ -32,9 +32,9 @@ Tensor HeadNorm::alloc_stats(Context& ctx, Keep keep, const Tensor& x) const {
   return norm_ ? norm_->alloc_stats(ctx, keep, x) : Tensor();
 }
 
-Tensor HeadNorm::forward(Context& ctx, const Tensor& x, const Tensor& stats) const {
+Tensor HeadNorm::forward(Context& ctx, const Tensor& x, const Tensor& stats, Keep keep) const {
   if (!norm_) return x;
-  const Tensor y = ctx.alloc(Keep::scratch, x.dtype(), {x.rows(), x.cols()});
+  const Tensor y = ctx.alloc(keep, x.dtype(), {x.rows(), x.cols()});
   norm_->forward(ctx, x, y, stats);
   return y;
 }
@@ -52,9 +52,9 @@ EdgeAttention::EdgeAttention(ParameterStore& store, const std::string& prefix, c
   if (shape.edge_pre_mlp) pre_.emplace(store, join_name(prefix, "edge_pre_mlp.0"), edge_channels, edge_channels);
 }
 
-Tensor EdgeAttention::features(Context& ctx, const Tensor& attributes) const {
+Tensor EdgeAttention::features(Context& ctx, const Tensor& attributes, Keep keep) const {
   if (!pre_) return attributes;
-  const Tensor y = alloc_aligned_rows(ctx, Keep::scratch, attributes.dtype(), attributes.rows(), attributes.cols());
+  const Tensor y = alloc_aligned_rows(ctx, keep, attributes.dtype(), attributes.rows(), attributes.cols());
   pre_->forward_gelu(ctx, attributes, {}, y);
   return y;
 }

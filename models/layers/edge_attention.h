@@ -28,8 +28,8 @@ class HeadNorm {
 
   /// Room for the statistics; empty without the norm.
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& x) const;
-  /// LN(x) by heads in scratch memory, or x itself without the norm.
-  Tensor forward(Context& ctx, const Tensor& x, const Tensor& stats) const;
+  /// LN(x) by heads, in scratch memory unless kept, or x itself without the norm.
+  Tensor forward(Context& ctx, const Tensor& x, const Tensor& stats, Keep keep = Keep::scratch) const;
   /// d becomes the gradient of x where it was that of LN(x).
   void backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d) const;
 
@@ -49,8 +49,8 @@ class EdgeAttention {
  public:
   EdgeAttention(ParameterStore& store, const std::string& prefix, const BlockShape& shape, int64_t edge_channels);
 
-  /// pre(a), in scratch memory unless it is a.
-  Tensor features(Context& ctx, const Tensor& attributes) const;
+  /// pre(a), in scratch memory unless it is a or kept.
+  Tensor features(Context& ctx, const Tensor& attributes, Keep keep = Keep::scratch) const;
   /// Where the gradients of the features are summed: d_attributes itself, or zeroed scratch memory with a pre-MLP.
   Tensor start_gradient(Context& ctx, const Tensor& attributes, const Tensor& d_attributes) const;
   /// From the sum to the pre-MLP's parameters and to d_attributes.

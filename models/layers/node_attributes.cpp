@@ -80,9 +80,9 @@ EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provide
                            shards_of(rows_of_rank, edges.size()));
 }
 
-Tensor EdgeAttributes::forward(Context& ctx) const {
+Tensor EdgeAttributes::forward(Context& ctx, Keep keep) const {
   if (!trainable_) return fixed_;
-  const Tensor y = alloc_aligned_rows(ctx, Keep::scratch, fixed_.dtype(), fixed_.rows(), num_columns());
+  const Tensor y = alloc_aligned_rows(ctx, keep, fixed_.dtype(), fixed_.rows(), num_columns());
   const int64_t width = fixed_.cols();
   if (width > 0) run(ctx, Copy{.x = fixed_, .y = y.columns({0, width})});
   run(ctx, Copy{.x = trainable_->value, .y = y.columns({width, num_columns()})});

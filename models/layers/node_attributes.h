@@ -44,8 +44,8 @@ class EdgeAttributes {
                  std::optional<Range> rows = {});
 
   int64_t num_columns() const { return fixed_.cols() + (trainable_ ? trainable_->shape[1] : 0); }
-  /// [M, num_columns()], with aligned rows; in scratch memory if there are trainable columns.
-  Tensor forward(Context& ctx) const;
+  /// [M, num_columns()], with aligned rows; if there are trainable columns in scratch memory, or kept.
+  Tensor forward(Context& ctx, Keep keep = Keep::scratch) const;
   /// Where layers add the gradient of the trainable columns; empty if there are none.
   Tensor gradient() const { return trainable_ ? trainable_->grad : Tensor(); }
 

@@ -14,6 +14,8 @@
 
 #include "engine/rollout.h"
 #include "io/forecast_writer.h"
+#include "engine/training_step.h"
+#include "tests/engine/forecast_by_training.h"
 #include "tests/engine/small_model.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/tolerances.h"
@@ -24,10 +26,12 @@ extern "C" const char* __lsan_default_suppressions() { return "leak:libeccodes\n
 namespace boreas {
 namespace {
 
+using test::forecast_by_training;
 using test::small_config;
 using test::small_data;
 using test::SmallDataset;
 using test::SmallWorld;
+using test::StoredWindow;
 
 using Fields = std::vector<std::vector<float>>;  // by lead, then [V_o, cells]
 
@@ -59,45 +63,50 @@ bool same_bytes(const Fields& a, const Fields& b) {
   return true;
 }
 
-// A window of the dataset as it is stored: the dates first .. first + num_times - 1.
-struct StoredWindow {
-  std::vector<float> values;
-  FieldWindow window;
-  StoredWindow(const DatasetReader& reader, int64_t first, int64_t num_times) {
-    const int64_t size = reader.num_variables() * reader.num_cells();
-    values.resize(size_t(size * num_times));
-    for (int64_t t = 0; t < num_times; ++t) reader.read(first + t, {0, reader.num_cells()}, values.data() + t * size);
-    window.fields = Tensor(values.data(), DType::f32, {1, num_times, reader.num_variables(), reader.num_cells()});
-  }
-};
+// What a step keeps or does in place changes no bit of what training makes of the same states.
+TEST(Forecaster, StepsAreThoseOfTrainingToTheBit) {
+  const SmallDataset data = small_data(20, true);
+  for (const auto& [num_inputs, num_outputs] : {std::pair{1, 1}, {2, 1}, {1, 2}, {2, 2}, {3, 2}})
+    for (const bool with_all : {false, true})
+      for (const bool fold : {true, false}) {
+        RunConfig config = small_config(data, num_inputs, num_outputs);
+        config.forecast.fold = fold;
+        config.precision = fold == with_all ? Precision::f64 : Precision::f32;
+        if (with_all) {
+          config.model.encoder.num_chunks = config.model.decoder.num_chunks = 3;
+          config.model.qk_norm = config.model.edge_pre_mlp = true;
+          config.model.residual_dtype = ResidualType::f32;
+          config.model.bounding = {{.kind = BoundingKind::relu, .variables = {"p", "a"}}};
+        }
+        SCOPED_TRACE(fmt::format("{} input and {} output steps, fold {}", num_inputs, num_outputs, fold));
+        const SmallWorld world(data, config);
+        const Fields expected = forecast_by_training(world.model, world.reader, 5, 3);
+        Forecaster forecaster(world.model, world.reader);
+        for (int repeat = 0; repeat < 2; ++repeat)
+          EXPECT_TRUE(same_bytes(forecast(forecaster, world.date(5), 3 * num_outputs), expected));
+        EXPECT_EQ(forecaster.arena_peak_bytes(), Forecaster::plan(world.model, Device::cpu()).bytes);
+      }
+}
 
-TEST(Forecaster, FirstStepIsTheNetworkAppliedToTheStartState) {
-  const SmallDataset data = small_data(12, true);
-  for (const int64_t num_inputs : {1, 2}) {
-    const SmallWorld world(data, small_config(data, num_inputs, 2));
-    const StepModel& model = world.model;
-    std::vector<int64_t> valid_dates;
-    Fields found;
-    Forecaster(model, world.reader).run(world.date(5), 2, [&](int64_t, int64_t date, std::span<const float> values) {
-      valid_dates.push_back(date);
-      found.emplace_back(values.begin(), values.end());
-    });
-    EXPECT_EQ(valid_dates, (std::vector<int64_t>{world.date(6), world.date(7)}));
-
-    StoredWindow start(world.reader, 5 - num_inputs + 1, num_inputs);
-    test::Workspace work(1, int64_t{32} << 20);
-    const Tensor x = work.output(DType::f32, model.input_shape(1)), y = work.output(DType::f32, model.output_shape(1));
-    model.start(work.ctx, start.window, x);
-    model.network().forward(work.ctx, {.x = x}, {.y = y}, nullptr);
-    const int64_t num_outputs = model.variables().num_outputs();
-    for (int64_t step = 0; step < 2; ++step) {
-      std::vector<float> expected;
-      for (int64_t v = 0; v < num_outputs; ++v)
-        for (int64_t c = 0; c < data.num_cells(); ++c)
-          expected.push_back(float(model.preprocess().denormalise(model.variables().output()[size_t(v)],
-                                                                  y.row<float>(c)[step * num_outputs + v])));
-      EXPECT_LT(difference(found[size_t(step)], expected), 1e-6);
-    }
+TEST(Forecaster, WhatIsKeptFollowsTheWeights) {
+  const SmallDataset data = small_data(20);
+  RunConfig config = small_config(data);
+  const SmallWorld world(data, config);
+  const DatasetReader& reader = world.reader;
+  TrainingStep training(make_setup(config, reader), Device::cpu());
+  training.materialise();
+  Arena arena(Buffer::on(Device::cpu(), int64_t{64} << 20, "arena"));
+  Context ctx(Device::cpu(), arena);
+  const StoredWindow batch(training.model(), reader, 2, 2);
+  Forecaster forecaster(training.model(), reader);
+  const Fields before = forecast(forecaster, data.dates[5], 3);
+  for (int64_t step = 1; step <= 2; ++step) {
+    training.update(
+        ctx, [&] { return batch.window; }, 1, step, 1e-2);
+    training.collect();
+    const Fields after = forecast(forecaster, data.dates[5], 3);
+    EXPECT_FALSE(same_bytes(after, before));
+    EXPECT_TRUE(same_bytes(after, forecast_by_training(training.model(), reader, 5, 3)));
   }
 }
 
@@ -137,7 +146,7 @@ TEST(Forecaster, RollsOutAsInTraining) {
   const ModelSetup& setup = model.setup();
   constexpr int64_t kStart = 4, kSteps = 3;
   const Loss loss(LossConfig{}, setup.variables, setup.statistics, node_areas(setup), 2, DType::f32, Device::cpu());
-  StoredWindow window(world.reader, kStart - 1, 2 + 2 * kSteps);
+  const StoredWindow window(model, world.reader, kStart - 1, 2 + 2 * kSteps);
   test::Workspace work(1, int64_t{32} << 20);
   const int64_t num_outputs = model.variables().num_outputs();
   const Tensor losses = work.output(DType::f32, {1, kSteps});

@@ -8,6 +8,7 @@
 #include "engine/forecaster.h"
 #include "engine/memory_plan.h"
 #include "engine/trainer.h"
+#include "tests/engine/forecast_by_training.h"
 #include "tests/engine/tiny_run.h"
 #include "tests/support/gpu.h"
 #include "tests/support/temporary_folder.h"
@@ -105,9 +106,12 @@ TEST_F(TrainingCuda, ForecastsAreThoseOfTheCpu) {
   train(config("run", DeviceChoice::cpu));
   const std::string checkpoint = resolve_checkpoint(folder_ / "run");
   const DatasetReader reader = DatasetReader::open({.path = folder_ / "tiny.zarr"});
-  const auto forecast = [&](Device device, bool graphs) {
+  std::vector<std::vector<float>> by_training;
+  const auto forecast = [&](Device device, bool graphs, bool fold = true, Precision precision = Precision::f32) {
     ModelSetup setup = load_setup(checkpoint);
     setup.config.cuda_graphs = graphs;
+    setup.config.forecast.fold = fold;
+    setup.config.precision = precision;
     StepModel model(setup, device);
     model.parameters().materialise(0);
     load_weights(checkpoint, model);
@@ -119,11 +123,21 @@ TEST_F(TrainingCuda, ForecastsAreThoseOfTheCpu) {
         values.insert(values.end(), fields.begin(), fields.end());
       });
     EXPECT_EQ(forecaster.arena_peak_bytes(), Forecaster::plan(model, device).bytes);
+    by_training = test::forecast_by_training(model, reader, 20, 6);
     return values;
   };
   const std::vector<double> cpu = forecast(Device::cpu(), false), replayed = forecast(Device::cuda(0), true);
   EXPECT_LT(test::relative_error(replayed, cpu), 1e-5);
   EXPECT_EQ(replayed, forecast(Device::cuda(0), false));
+  for (const Precision precision : {Precision::f32, Precision::bf16})
+    for (const bool fold : {true, false}) {
+      const std::vector<double> found = forecast(Device::cuda(0), true, fold, precision);
+      std::vector<double> expected;
+      for (const std::vector<float>& fields : by_training)
+        expected.insert(expected.end(), fields.begin(), fields.end());
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), found.end() - int64_t(expected.size())))
+          << to_string(precision) << ", fold " << fold;
+    }
 }
 
 TEST_F(TrainingCuda, ABudgetThatIsTooSmallIsNamedBeforeTheRun) {
