@@ -13,8 +13,8 @@
 #include <map>
 
 #include "engine/rollout.h"
-#include "io/forecast_writer.h"
 #include "engine/training_step.h"
+#include "io/forecast_writer.h"
 #include "tests/engine/forecast_by_training.h"
 #include "tests/engine/small_model.h"
 #include "tests/support/fixtures.h"
