@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <numeric>
 
 #include "io/grib.h"
 #include "io/input_files.h"
@@ -83,11 +84,30 @@ std::string level_suffix(codes_handle* message) {
   return {};
 }
 
+// ecCodes trusts rows and columns to make the points.
+void check_size(codes_handle* message, const std::string& path, long num_values) {
+  const std::string kind = text(message, "gridType");
+  const long columns = integer(message, "Ni", 0), rows = integer(message, "Nj", 0);
+  if (kind.starts_with("regular"))
+    BOREAS_CHECK(columns > 0 && rows > 0 && rows <= num_values && columns * rows == num_values, corrupt_data,
+                 "{}: a GRIB message has {} points on {} rows of {}", path, num_values, rows, columns);
+  if (!kind.starts_with("reduced")) return;
+  size_t num_rows = 0;
+  BOREAS_CHECK(codes_get_size(message, "pl", &num_rows) == CODES_SUCCESS && num_rows == size_t(rows), corrupt_data,
+               "{}: a GRIB message of {} rows says how long {} are", path, rows, num_rows);
+  std::vector<long> sizes(num_rows);
+  codes_get_long_array(message, "pl", sizes.data(), &num_rows);
+  const long total = std::accumulate(sizes.begin(), sizes.end(), 0L);
+  BOREAS_CHECK(total == num_values, corrupt_data, "{}: a GRIB message has {} points on rows of {}", path, num_values,
+               total);
+}
+
 InputGrid read_grid(codes_handle* message, const std::string& path) {
   InputGrid grid;
   long num_values = integer(message, "numberOfDataPoints", 0);
   BOREAS_CHECK(num_values <= kMostCells && integer(message, "numberOfValues", 0) <= kMostCells, unsupported,
                "{}: a GRIB message of {} points", path, num_values);
+  check_size(message, path, num_values);
   std::vector<double> values(static_cast<size_t>(std::max(num_values, 0L)));
   grid.latitudes.resize(values.size());
   grid.longitudes.resize(values.size());

@@ -229,6 +229,11 @@ TEST_F(CreateDataset, BadInputIsOneErrorAndLeavesNothing) {
   };
   damage("points_first.nc", "cut.nc");
   damage("regular_ll.grib", "cut.grib");
+  // Rows and columns that do not make the points: ecCodes would look for them where there are none.
+  fs::copy_file(kFixtures + "regular_ll.grib", folder / "rows.grib");
+  std::fstream(folder / "rows.grib", std::ios::binary | std::ios::in | std::ios::out).seekp(74).put(0);
+  BOREAS_EXPECT_ERROR(create_dataset({.inputs = {folder / "rows.grib"}, .output = second}), corrupt_data,
+                      "rows.grib: a GRIB message has 12 points on 0 rows of 4");
   // A file whose last message, 2t at the last date, is gone.
   fs::copy_file(kFixtures + "regular_ll.grib", folder / "lacking.grib");
   fs::resize_file(folder / "lacking.grib", fs::file_size(folder / "lacking.grib") / 12 * 11);
