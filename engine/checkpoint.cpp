@@ -120,29 +120,55 @@ class Writer {
   void write_shards(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
     if (shards_.ranks().data->rank() > 0) return;
     if (file_) file_->reserve(name, rows.dtype(), whole_shape(rows, shards));
-    const auto range_of = model_.all_to_all(
-        std::vector<std::vector<int64_t>>(size_t(model_.size()), {shards.rows.begin, shards.rows.end}));
+    const auto stored_of = model_.all_to_all(lists_for_root(shards.stored_rows({0, rows.rows()})));
     const int64_t slab_rows = std::max<int64_t>(1, kSlabBytes / (rows.cols() * size_of(rows.dtype())));
+    if (!file_) {
+      for (int64_t at = 0; at < rows.rows(); at += slab_rows) {
+        const Communicator::Rows sent{0, rows.slice({at, std::min(rows.rows(), at + slab_rows)})};
+        model_.exchange(ctx_, {&sent, 1}, {});
+      }
+      return;
+    }
     Buffer storage;
-    for (int rank = 0; rank < model_.size(); ++rank)
-      for (int64_t first = range_of[size_t(rank)][0], end = range_of[size_t(rank)][1]; first < end;) {
-        const int64_t size = std::min(slab_rows, end - first), at = first - shards.rows.begin;
-        const Tensor own = rank == model_.rank() ? rows.slice({at, at + size}) : Tensor();
-        if (file_ && rank > 0) {
+    for (int rank = 0; rank < model_.size(); ++rank) {
+      const std::vector<Range> stored = ranges_of(stored_of[size_t(rank)]);
+      int64_t num_rows = 0;
+      for (const Range run : stored) num_rows += run.size();
+      for (int64_t at = 0; at < num_rows; at += slab_rows) {
+        const Range slab{at, std::min(num_rows, at + slab_rows)};
+        Tensor values = rank == 0 ? rows.slice(slab) : Tensor();
+        if (rank > 0) {
           if (!storage.data())
             storage = Buffer(Device::cpu(), Buffer::Kind::host, slab_rows * rows.cols() * size_of(rows.dtype()),
                              "checkpoint");
-          const Communicator::Rows received{rank, storage.tensor(rows.dtype(), {size, rows.cols()})};
+          values = storage.tensor(rows.dtype(), {slab.size(), rows.cols()});
+          const Communicator::Rows received{rank, values};
           model_.exchange(ctx_, {}, {&received, 1});
-          file_->write_rows(name, first, received.rows);
-        } else if (file_) {
-          file_->write_rows(name, first, own);
-        } else if (own) {
-          const Communicator::Rows sent{0, own};
-          model_.exchange(ctx_, {&sent, 1}, {});
         }
-        first += size;
+        write_runs(name, cut(stored, slab), values);
       }
+    }
+  }
+
+  // Rows that stand in these places of the file.
+  void write_runs(const std::string& name, const std::vector<Range>& stored, const Tensor& values) {
+    int64_t at = 0;
+    for (const Range run : stored) {
+      file_->write_rows(name, run.begin, values.slice({at, at + run.size()}));
+      at += run.size();
+    }
+  }
+
+  // For all_to_all, which moves numbers: the first rank gets them all.
+  std::vector<std::vector<int64_t>> lists_for_root(const std::vector<Range>& ranges) const {
+    std::vector<std::vector<int64_t>> lists{size_t(model_.size())};
+    for (const Range range : ranges) lists[0].insert(lists[0].end(), {range.begin, range.end});
+    return lists;
+  }
+  static std::vector<Range> ranges_of(const std::vector<int64_t>& numbers) {
+    std::vector<Range> ranges;
+    for (size_t i = 0; i + 1 < numbers.size(); i += 2) ranges.push_back({numbers[i], numbers[i + 1]});
+    return ranges;
   }
 
   const ParameterStore& store_;
@@ -153,14 +179,23 @@ class Writer {
   std::optional<Hdf5File> file_;
 };
 
+// Own rows of a sharded array, counted from this rank's first.
+void read_shard(const Hdf5File& file, const std::string& name, const ShardSpec& shards, Range own, const Tensor& to) {
+  int64_t at = 0;
+  for (const Range run : shards.stored_rows(own)) {
+    if (run.size() > 0) file.read_rows(name, run.begin, to.slice({at, at + run.size()}));
+    at += run.size();
+  }
+}
+
 void read_named(const Hdf5File& file, const std::string& group, const ParameterStore& store, const Tensor& flat) {
   const HostView view(flat);
   for (const ParameterStore::Place& place : store.places()) {
     const Tensor rows = view.host().columns(place.flat).reshape(place.shape);
     if (!place.shards)
       file.read_into(group + "/" + place.name, rows);
-    else if (place.shards.rows.size() > 0)
-      file.read_rows(group + "/" + place.name, place.shards.rows.begin, rows);
+    else
+      read_shard(file, group + "/" + place.name, place.shards, {0, rows.rows()}, rows);
   }
   view.write_back();
 }
@@ -181,7 +216,7 @@ void read_state(const Hdf5File& file, const std::string& group, const ParameterS
       Buffer storage(Device::cpu(), Buffer::Kind::host, (last - first) * width * size_of(state.dtype()), "checkpoint");
       const Tensor rows = storage.tensor(state.dtype(), {last - first, width});
       if (is_matrix)
-        file.read_rows(name, place.shards.rows.begin + first, rows);
+        read_shard(file, name, place.shards, {first, last}, rows);
       else
         file.read_into(name, rows.reshape({width}));
       const int64_t skipped = common.begin - place.flat.begin - first * width;

@@ -69,6 +69,14 @@ void validate(const RunConfig& config) {
   check_at_least(training.checkpoint.keep, 1, "training.checkpoint.keep");
   check_at_least(training.seed, 0, "training.seed");
   check_at_least(config.parallel.model_ranks, 0, "parallel.model_ranks");
+  if (config.parallel.partition == GraphPartition::patches) {
+    BOREAS_CHECK(config.model.processor.kind != ProcessorKind::transformer, config,
+                 "parallel.partition is patches, but model.processor.kind is transformer: the order of its nodes is a "
+                 "part of the model; set parallel.partition=bands");
+    BOREAS_CHECK(config.parallel.shard == ShardKind::edges, config,
+                 "parallel.partition is patches, but parallel.shard is heads; set parallel.shard=edges, or "
+                 "parallel.partition=bands");
+  }
   if (!config.memory.budget.empty()) parse_bytes(config.memory.budget, "memory.budget");
 }
 

@@ -9,6 +9,7 @@
 #include "engine/forecast_config.h"
 #include "io/dataset_reader.h"
 #include "kernels/core/fields.h"
+#include "kernels/graph/graph_data.h"
 #include "models/config.h"
 #include "models/layers/head_sharding.h"
 #include "models/loss.h"
@@ -179,6 +180,7 @@ struct ParallelConfig {
   int64_t model_ranks = 0;
   ShardKind shard = ShardKind::edges;
   ExchangeKind exchange = ExchangeKind::halo;
+  GraphPartition partition = GraphPartition::bands;
   void fields(auto&& visit) {
     visit("model_ranks", model_ranks, "ranks",
           "ranks that share a sample; groups of so many train on different samples; 0: all ranks share one");
@@ -188,6 +190,10 @@ struct ParallelConfig {
           "its own attention heads of all nodes (the older way, for comparison; at most as many ranks as heads)");
     visit("exchange", exchange, "",
           "shard edges: how ranks get rows of others: halo sends those that are needed, allgather all");
+    visit("partition", partition, "",
+          "shard edges: which nodes a rank trains on: bands of their order, or patches, which are compact and have "
+          "shorter halos on four ranks or more (not with the windowed processor, whose order is part of the model); "
+          "batches are read in bands and redistributed. Forecasts always use bands");
   }
 };
 

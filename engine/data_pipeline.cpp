@@ -62,7 +62,11 @@ int64_t DataPipeline::batch_bytes(const ModelSetup& setup, const SamplingOptions
 
 int64_t DataPipeline::staging_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
                                     int64_t num_members) {
-  return (setup.config.data.prefetch + 1) * batch_bytes(setup, options, num_variables, num_members);
+  const int64_t batch = batch_bytes(setup, options, num_variables, num_members);
+  const int64_t slots = (setup.config.data.prefetch + 1) * batch;
+  if (options.share.patch.empty()) return slots;
+  const int64_t date = num_variables * num_members * cells_of(options, setup.num_cells()).size() * size_of(DType::f32);
+  return slots + batch + 2 * date;  // the batch in the patch, and the messages of a date
 }
 
 DataPipeline::DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options,
@@ -73,8 +77,36 @@ DataPipeline::DataPipeline(const DatasetReader& reader, const ModelSetup& setup,
       options_(options),
       transfer_(std::move(transfer)),
       staging_(transfer_ ? transfer_->device() : Device::cpu(), Buffer::Kind::pinned,
-               staging_bytes(setup, options, reader.num_variables(), reader.num_members()), "staging"),
-      slots_(size_t(data_.prefetch) + 1) {}
+               (data_.prefetch + 1) * batch_bytes(setup, options, reader.num_variables(), reader.num_members()),
+               "staging"),
+      slots_(size_t(data_.prefetch) + 1) {
+  const SampleShare& share = options.share;
+  if (share.patch.empty()) return;
+  std::vector<int64_t> cells;
+  for (const Range run : share.patch)
+    for (int64_t cell = run.begin; cell < run.end; ++cell) cells.push_back(cell);
+  BOREAS_ASSERT(int64_t(cells.size()) == share.cells.size());
+  exchange_.emplace(*share.ranks, share.cells, reader.num_cells(), cells);
+  patch_ = Buffer(staging_.device(), Buffer::Kind::pinned,
+                  batch_bytes(setup, options, reader.num_variables(), reader.num_members()), "staging");
+}
+
+Tensor DataPipeline::redistributed(const Tensor& fields) const {
+  if (!exchange_) return fields;
+  const Tensor patch = patch_.tensor(DType::f32, fields.shape());
+  const int64_t cells = options_.share.cells.size(),
+                fields_of_date = fields.size() / cells / fields.size(0) / fields.size(1);
+  std::vector<const float*> from(static_cast<size_t>(fields_of_date));
+  std::vector<float*> to(from.size());
+  for (int64_t first = 0; first < fields.size(); first += fields_of_date * cells) {  // date by date
+    for (size_t i = 0; i < from.size(); ++i) {
+      from[i] = fields.as<float>() + first + int64_t(i) * cells;
+      to[i] = patch.as<float>() + first + int64_t(i) * cells;
+    }
+    exchange_->to_host(from, to);
+  }
+  return patch;
+}
 
 const std::vector<int64_t>& DataPipeline::anchors(int64_t rollout) const {
   const std::lock_guard lock(anchors_mutex_);
@@ -208,7 +240,8 @@ FieldWindow DataPipeline::next() {
   const Slot& slot = slots_[size_t(num_taken_) % slots_.size()];
   if (slot.error) std::rethrow_exception(slot.error);
   ++num_taken_;
-  return {slot.fields, reader_.num_members()};
+  lock.unlock();
+  return {redistributed(slot.fields), reader_.num_members()};
 }
 
 }  // namespace boreas

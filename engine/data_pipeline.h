@@ -7,9 +7,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
+#include "comm/cell_exchange.h"
 #include "engine/step_model.h"
 #include "io/dataset_reader.h"
 
@@ -25,6 +27,9 @@ std::vector<int64_t> shuffled_order(int64_t n, uint64_t seed, int64_t epoch);
 struct SampleShare {
   Range cells = {};                   ///< of the dataset; empty: all
   int64_t group = 0, num_groups = 1;  ///< batch i is for group i % num_groups
+  /// If there are any, the cells that it computes instead, as many: all of `ranks` redistribute what they read.
+  std::vector<Range> patch = {};
+  Communicator* ranks = nullptr;
 };
 
 struct SamplingOptions {
@@ -61,7 +66,8 @@ class BatchTransfer {
 /// is not finite and not imputed is an error naming variable and date, thrown by next().
 class DataPipeline {
  public:
-  /// With a transfer, batches are read into pinned memory and handed on to the device.
+  /// With a transfer, batches are read into pinned memory and handed on to the device. With a patch this is collective,
+  /// and so is next(), which redistributes a batch.
   DataPipeline(const DatasetReader& reader, const ModelSetup& setup, const SamplingOptions& options,
                std::shared_ptr<BatchTransfer> transfer = nullptr);
   ~DataPipeline() {
@@ -100,6 +106,7 @@ class DataPipeline {
   bool read_next(std::span<const int64_t> samples, int64_t rollout);  // false: stop
   void read_batch(std::span<const int64_t> samples, int64_t rollout, Slot& slot) const;
   const std::vector<int64_t>& anchors(int64_t rollout) const;
+  Tensor redistributed(const Tensor& fields) const;
   std::vector<int64_t> order(int64_t epoch, int64_t rollout) const;
 
   DatasetReader reader_;
@@ -109,6 +116,8 @@ class DataPipeline {
   std::shared_ptr<BatchTransfer> transfer_;
   Buffer staging_;
   std::vector<Slot> slots_;
+  std::optional<CellExchange> exchange_;  // from the cells that are read to those of a patch
+  Buffer patch_;                          // the batch that next() gave last
   mutable std::mutex anchors_mutex_;
   mutable std::map<int64_t, std::vector<int64_t>> anchors_;  // by rollout, as asked for
 

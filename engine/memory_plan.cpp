@@ -157,6 +157,8 @@ MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks) {
   validate(config);
   const Device device = choose_device(config, *ranks.world, Purpose::plan);
   ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+  if (config.parallel.partition == GraphPartition::patches && ranks.model->size() > 1)
+    setup.graph = in_patches(setup.graph, ranks.model->size());
   setup.config = fit_to_budget(setup, device, ranks);
   return plan_memory(setup, device, ranks);
 }

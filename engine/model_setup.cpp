@@ -45,19 +45,45 @@ std::vector<ResolvedBounding> resolve_boundings(const ModelSetup& setup) {
   return resolved;
 }
 
+// Where the cells of these nodes stand in the dataset.
+std::vector<Range> stored_rows(const NodeSet& nodes) {
+  if (nodes.part && !nodes.part->stored.empty()) return nodes.part->stored;
+  return {nodes.rows()};
+}
+
+int64_t stored_row(const NodeSet& nodes, size_t k) {
+  return cut(stored_rows(nodes), {int64_t(k), int64_t(k) + 1})[0].begin;
+}
+
+// In the order of the nodes. Of a patch the band around it is read.
+Coordinates coordinates_of(const DatasetReader& reader, const NodeSet& nodes) {
+  const std::vector<Range> stored = stored_rows(nodes);
+  const Range band{stored.front().begin, stored.back().end};
+  Coordinates all{reader.latitudes(band), reader.longitudes(band)};
+  if (stored.size() == 1) return all;
+  Coordinates own;
+  for (const Range run : stored)
+    for (int64_t cell = run.begin; cell < run.end; ++cell) {
+      own.latitudes.push_back(all.latitudes[size_t(cell - band.begin)]);
+      own.longitudes.push_back(all.longitudes[size_t(cell - band.begin)]);
+    }
+  return own;
+}
+
 // Where the points of the graph are not those of the dataset, in words; empty if they are.
 std::string misfit(const GraphData& graph, const DatasetReader& reader) {
   const NodeSet& nodes = graph.node_set(kDataNodes);
   if (nodes.size() != reader.num_cells())
     return fmt::format("it has {} data nodes and the dataset {} cells", nodes.size(), reader.num_cells());
-  const std::vector<double> latitudes = reader.latitudes(nodes.rows()), longitudes = reader.longitudes(nodes.rows());
+  const Coordinates found = coordinates_of(reader, nodes);
+  const std::vector<double>&latitudes = found.latitudes, &longitudes = found.longitudes;
   for (size_t k = 0; k < nodes.latitudes.size(); ++k) {
-    const int64_t i = nodes.rows().begin + int64_t(k);
     const double turn = std::remainder(nodes.longitudes[k] - longitudes[k] * kDegree, 2 * std::numbers::pi);
     if (std::abs(nodes.latitudes[k] - latitudes[k] * kDegree) > 1e-9 || std::abs(turn) > 1e-9)
       return fmt::format(
-          "data node {} lies at latitude {:.6f}, longitude {:.6f} and cell {} of the dataset at {:.6f}, {:.6f}", i,
-          nodes.latitudes[k] / kDegree, nodes.longitudes[k] / kDegree, i, latitudes[k], longitudes[k]);
+          "data node {} lies at latitude {:.6f}, longitude {:.6f} and cell {} of the dataset at {:.6f}, {:.6f}",
+          stored_row(nodes, k), nodes.latitudes[k] / kDegree, nodes.longitudes[k] / kDegree, stored_row(nodes, k),
+          latitudes[k], longitudes[k]);
   }
   return {};
 }
@@ -91,7 +117,11 @@ void find_or_build_graph(const RunConfig& config, const DatasetReader& reader, G
     }
   }
   setup.graph = build_graph(config.graph.build, reader.latitudes(), reader.longitudes());
-  if (cache == GraphCache::read_only) return;
+  if (cache == GraphCache::read_only) {
+    if (share.count > 1 && share.partition == GraphPartition::patches)
+      setup.graph = part_of(in_patches(setup.graph, share.count), share.index, share.count);
+    return;
+  }
   fs::create_directories(config.output);
   Hdf5File file = Hdf5File::create(kept);
   save_graph(file, "graph", setup.graph);
@@ -165,12 +195,9 @@ int64_t ModelSetup::num_cells() const {
 
 namespace {
 
-// The cells whose coordinates a rank has.
-Range cells_to_keep(const ModelSetup& setup, const GraphShare& share) {
-  return share.index == 0 ? Range{0, setup.num_cells()} : setup.graph.node_set(kDataNodes).rows();
-}
-
 std::span<const double> part_of_cells(const ModelSetup& setup, const std::vector<double>& values, Range cells) {
+  const std::optional<GraphRows>& part = setup.graph.node_set(kDataNodes).part;
+  BOREAS_ASSERT(!part || part->stored.empty());
   const bool all = int64_t(values.size()) == setup.num_cells();
   const int64_t first = all ? 0 : setup.graph.node_set(kDataNodes).rows().begin;
   return std::span(values).subspan(size_t(cells.begin - first), size_t(cells.size()));
@@ -220,9 +247,13 @@ ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, Grap
   setup.field_shape = reader.field_shape();
   (void)setup.preprocess();  // its errors before the longer work
   find_or_build_graph(config, reader, cache, share, setup);
-  const Range cells = cells_to_keep(setup, share);
-  setup.latitudes = reader.latitudes(cells);
-  setup.longitudes = reader.longitudes(cells);
+  Coordinates coordinates;
+  if (share.index == 0)
+    coordinates = {reader.latitudes(), reader.longitudes()};
+  else
+    coordinates = coordinates_of(reader, setup.graph.node_set(kDataNodes));
+  setup.latitudes = std::move(coordinates.latitudes);
+  setup.longitudes = std::move(coordinates.longitudes);
   return setup;
 }
 
@@ -259,6 +290,7 @@ void write_setup(Hdf5File& file, const ModelSetup& setup) {
 }
 
 ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share) {
+  BOREAS_ASSERT(!share || share->partition == GraphPartition::bands);
   BOREAS_CHECK(file.exists("config") && file.exists("variables/names"), corrupt_data,
                "{}: this HDF5 file is no boreas checkpoint: it has no /config and /variables", file.path());
   ModelSetup setup;
@@ -285,7 +317,7 @@ ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share) {
         num_latitudes == setup.num_cells() && num_longitudes == setup.num_cells() && num_nodes == setup.num_cells(),
         corrupt_data, "{}: {} latitudes, {} longitudes and {} nodes of the graph do not belong together", file.path(),
         num_latitudes, num_longitudes, num_nodes);
-    const Range cells = cells_to_keep(setup, *share);
+    const Range cells = share->index == 0 ? Range{0, setup.num_cells()} : setup.graph.node_set(kDataNodes).rows();
     setup.latitudes = read_rows(file, "variables/latitudes", cells);
     setup.longitudes = read_rows(file, "variables/longitudes", cells);
   } else {

@@ -35,7 +35,7 @@ struct ModelSetup {
   } graph_source;  ///< of a part: where the whole lies
 
   int64_t num_cells() const;  ///< of the whole grid
-  /// Of these cells, which the setup must have.
+  /// Of these cells, which the setup must have, in bands.
   std::span<const double> latitudes_of(Range cells) const;
   std::span<const double> longitudes_of(Range cells) const;
   Preprocess preprocess() const { return Preprocess(config.data.preprocess, variables, statistics); }
@@ -48,7 +48,8 @@ enum class GraphCache : uint8_t {
   keep        ///< and write it there
 };
 
-/// What a rank reads of a graph, of those that share a sample: with head sharding all of it.
+/// What a rank reads of a graph for a forecast, of those that share a sample: a band; with head sharding all of it. A
+/// training sets the partition besides.
 GraphShare graph_share(const RunConfig& config, const Communicator& ranks);
 
 /// Needs the dataset's metadata only, not its fields. A graph that is found in a file is read as far as the share says;

@@ -50,14 +50,18 @@ double exchange_seconds(double bytes, double calls, bool repeats) {
 
 }  // namespace
 
-RankPlan plan_ranks(const ModelSetup& setup, Device run_device, int64_t num_ranks) {
-  const RunConfig& config = setup.config;
+RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_ranks) {
+  const RunConfig& config = given.config;
   const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
   RankPlan plan;
   plan.num_ranks = num_ranks;
   plan.model_ranks = config.parallel.model_ranks ? config.parallel.model_ranks : num_ranks;
   BOREAS_CHECK(num_ranks >= 1 && num_ranks % plan.model_ranks == 0, config,
                "parallel.model_ranks is {}, which does not divide {} ranks", plan.model_ranks, num_ranks);
+  plan.partition = config.parallel.partition;
+  ModelSetup setup = given;
+  if (plan.partition == GraphPartition::patches && plan.model_ranks > 1)
+    setup.graph = in_patches(given.graph, plan.model_ranks);
   const ModelShape shape = setup.shape();
   plan.parts = plan_communication(config.model, shape, setup.graph, plan.model_ranks, storage_type(config.precision));
 
@@ -111,7 +115,7 @@ RankPlan plan_ranks(const ModelSetup& setup, Device run_device, int64_t num_rank
 
 std::string RankPlan::table() const {
   std::string text = fmt::format("\n{} ranks, in groups of {} that share a sample\n", num_ranks, model_ranks);
-  text += communication_table(parts, model_ranks);
+  text += communication_table(parts, model_ranks, partition);
   text += fmt::format("gradients and new values of weights: {:.1f} MiB sent by each rank in an update\n",
                       mib(gradient_bytes));
   text += fmt::format("memory of rank {} of a group, which needs most:\n{}", rank, memory.table());

@@ -12,6 +12,7 @@ namespace boreas {
 /// Of ranks in groups that share a sample, each group on other samples; parallel.model_ranks, or all in one group.
 struct RankPlan {
   int64_t num_ranks = 1, model_ranks = 1;
+  GraphPartition partition = GraphPartition::bands;
   int64_t rank = 0;     ///< of a group, the one that needs most memory of those looked at
   MemoryReport memory;  ///< of that rank: what it would plan itself
   std::vector<CommunicationPart> parts;

@@ -55,7 +55,7 @@ class StepModel {
   Device device() const { return parameters_.device(); }
   /// The ranks that share a sample; a group of one where there is one.
   Communicator& ranks() const { return *ranks_; }
-  Range cells() const { return cells_; }  ///< of the dataset's, which this rank has
+  Range cells() const { return cells_; }  ///< which this rank has; of the dataset's order, or that of patches
   int64_t num_cells() const { return cells_.size(); }
   Shape input_shape(int64_t num_items) const { return {num_items * num_cells(), network_.input_columns()}; }
   Shape output_shape(int64_t num_items) const { return {num_items * num_cells(), network_.output_columns()}; }

@@ -100,7 +100,8 @@ class Trainer {
 // Rank 0 makes the graph, if it must be made; the others then find it, and all read what is theirs.
 ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, const ProcessGrid& ranks) {
   std::optional<ModelSetup> setup;
-  const GraphShare share = graph_share(config, *ranks.model);
+  GraphShare share = graph_share(config, *ranks.model);
+  share.partition = config.parallel.partition;
   if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep, share);
   ranks.world->barrier();
   if (!setup) setup = make_setup(config, reader, GraphCache::read_only, share);

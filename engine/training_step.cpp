@@ -37,7 +37,13 @@ TrainingStep::TrainingStep(const ModelSetup& setup, Device device, const Process
       replay_(setup.config.cuda_graphs) {}
 
 SampleShare TrainingStep::share() const {
-  return {.cells = model_.cells(), .group = ranks_.data->rank(), .num_groups = ranks_.data->size()};
+  SampleShare share{.cells = model_.cells(), .group = ranks_.data->rank(), .num_groups = ranks_.data->size()};
+  const NodeSet& nodes = model_.setup().graph.node_set(kDataNodes);
+  if (!nodes.part || ranks_.model->size() == 1) return share;
+  const int64_t first = nodes.rows().begin;
+  share.patch = cut(nodes.part->stored, {share.cells.begin - first, share.cells.end - first});
+  share.ranks = ranks_.model.get();
+  return share;
 }
 
 void TrainingStep::materialise() {

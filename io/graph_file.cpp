@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <span>
 
 #include "kernels/core/error.h"
 #include "kernels/core/partition.h"
@@ -39,14 +41,25 @@ std::vector<std::string> ordered(const Hdf5File& file, const std::string& group)
 
 // Rows of an array of vectors or numbers.
 template <class T>
-std::vector<T> read_rows(const Hdf5File& file, const std::string& name, Range rows) {
+std::vector<T> read_rows(const Hdf5File& file, const std::string& name, std::span<const Range> runs) {
   const Shape whole = file.info(name).shape;
   const int64_t width = whole.rank() > 1 ? whole[1] : 1;
-  std::vector<T> values(size_t(rows.size() * width));
-  if (values.empty()) return values;
-  file.read_rows(name, rows.begin,
-                 Tensor(values.data(), dtype_of<T>, whole.rank() > 1 ? Shape{rows.size(), width} : Shape{rows.size()}));
+  int64_t num_rows = 0;
+  for (const Range run : runs) num_rows += run.size();
+  std::vector<T> values(size_t(num_rows * width));
+  T* next = values.data();
+  for (const Range run : runs) {
+    if (run.size() * width == 0) continue;
+    file.read_rows(name, run.begin,
+                   Tensor(next, dtype_of<T>, whole.rank() > 1 ? Shape{run.size(), width} : Shape{run.size()}));
+    next += run.size() * width;
+  }
   return values;
+}
+
+template <class T>
+std::vector<T> read_rows(const Hdf5File& file, const std::string& name, Range rows) {
+  return read_rows<T>(file, name, std::span(&rows, 1));
 }
 
 // The first edge that ends in this node or a later one; the file is sorted by destination.
@@ -62,34 +75,90 @@ int64_t first_edge(const Hdf5File& file, const std::string& dst_of, int64_t num_
   return begin;
 }
 
-NodeSet read_nodes(const Hdf5File& file, const std::string& path, const GraphShare& share) {
+// By name of the node set, the node at each place in patches, and its inverse.
+struct PatchOrder {
+  std::vector<int32_t> order, places;
+
+  // The place of a node; what is no node stays so, and is found when the graph is validated.
+  void renumber(std::vector<int32_t>& nodes) const {
+    for (int32_t& node : nodes)
+      if (node >= 0 && size_t(node) < places.size()) node = places[size_t(node)];
+  }
+};
+using PatchOrders = std::map<std::string, PatchOrder>;
+
+std::string name_of_nodes(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+PatchOrders read_patch_orders(const Hdf5File& file, const std::vector<std::string>& paths, int64_t count) {
+  std::vector<NodeSet> sets;
+  for (const std::string& path : paths) {
+    NodeSet& nodes = sets.emplace_back();
+    nodes.name = name_of_nodes(path);
+    nodes.latitudes = file.read_vector<double>(path + "/latitudes");
+    nodes.longitudes = file.read_vector<double>(path + "/longitudes");
+    BOREAS_CHECK(nodes.latitudes.size() == nodes.longitudes.size(), corrupt_data,
+                 "{}: node set {} has {} latitudes but {} longitudes", file.path(), nodes.name, nodes.latitudes.size(),
+                 nodes.longitudes.size());
+  }
+  std::vector<std::vector<int32_t>> orders = patch_orders(sets, count);
+  PatchOrders found;
+  for (size_t s = 0; s < sets.size(); ++s) {
+    std::vector<int32_t> places = places_in(orders[s]);
+    found[sets[s].name] = {std::move(orders[s]), std::move(places)};
+  }
+  return found;
+}
+
+NodeSet read_nodes(const Hdf5File& file, const std::string& path, const GraphShare& share, const PatchOrders& orders) {
   NodeSet nodes;
-  nodes.name = path.substr(path.rfind('/') + 1);
+  nodes.name = name_of_nodes(path);
   const int64_t size = file.info(path + "/latitudes").shape[0];
   const Range rows = Partition::balanced(size, share.count)[share.index];
   if (share.count > 1) nodes.part = {rows, size};
-  nodes.latitudes = read_rows<double>(file, path + "/latitudes", rows);
-  nodes.longitudes = read_rows<double>(file, path + "/longitudes", rows);
+  std::vector<Range> runs = {rows};
+  if (const auto patches = orders.find(nodes.name); patches != orders.end()) {
+    runs.clear();
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const int64_t node = patches->second.order[size_t(i)];
+      append_run(runs, {node, node + 1});
+    }
+    nodes.part->stored = runs;
+  }
+  nodes.latitudes = read_rows<double>(file, path + "/latitudes", runs);
+  nodes.longitudes = read_rows<double>(file, path + "/longitudes", runs);
   if (file.exists(path + "/attributes"))
     for (const std::string& name : file.list(path + "/attributes"))
-      nodes.attributes[name] = read_rows<double>(file, path + "/attributes/" + name, rows);
+      nodes.attributes[name] = read_rows<double>(file, path + "/attributes/" + name, runs);
   return nodes;
 }
 
-EdgeSet read_edges(const Hdf5File& file, const std::string& path, const GraphData& graph, const GraphShare& share) {
+EdgeSet read_edges(const Hdf5File& file, const std::string& path, const GraphData& graph, const GraphShare& share,
+                   const PatchOrders& orders) {
   EdgeSet edges;
   edges.src = file.read_text_attribute(path, "src");
   edges.dst = file.read_text_attribute(path, "dst");
   const int64_t size = file.info(path + "/src_of").shape[0];
-  Range rows{0, size};
-  if (share.count > 1) {
-    const Range dst = graph.node_set(edges.dst).rows();
-    rows = {first_edge(file, path + "/dst_of", size, dst.begin), first_edge(file, path + "/dst_of", size, dst.end)};
-    edges.part = {rows, size};
+  const auto edges_into = [&](Range dst) {
+    return Range{first_edge(file, path + "/dst_of", size, dst.begin),
+                 first_edge(file, path + "/dst_of", size, dst.end)};
+  };
+  std::vector<Range> runs = {{0, size}};
+  if (!orders.empty()) {
+    runs.clear();
+    for (const Range dst : graph.node_set(edges.dst).part->stored) append_run(runs, edges_into(dst));
+  } else if (share.count > 1) {
+    runs = {edges_into(graph.node_set(edges.dst).rows())};
+    edges.part = {runs[0], size};
   }
-  edges.src_of = read_rows<int32_t>(file, path + "/src_of", rows);
-  edges.dst_of = read_rows<int32_t>(file, path + "/dst_of", rows);
-  edges.attributes = read_rows<double>(file, path + "/attributes", rows);
+  edges.src_of = read_rows<int32_t>(file, path + "/src_of", runs);
+  edges.dst_of = read_rows<int32_t>(file, path + "/dst_of", runs);
+  edges.attributes = read_rows<double>(file, path + "/attributes", runs);
+  if (!orders.empty()) {  // what others have is not known: counted from the first
+    edges.part = {{0, int64_t(edges.src_of.size())}, size, runs};
+    (void)graph.node_set(edges.src);
+    orders.at(edges.src).renumber(edges.src_of);
+    orders.at(edges.dst).renumber(edges.dst_of);
+  }
   const std::string names = file.read_text(path + "/attribute_names");
   for (size_t begin = 0; begin < names.size();) {
     const size_t end = std::min(names.find('\n', begin), names.size());
@@ -140,10 +209,13 @@ GraphData load_graph(const Hdf5File& file, const std::string& group) { return lo
 GraphData load_graph(const Hdf5File& file, const std::string& group, const GraphShare& share) {
   const std::string hash = file.read_text_attribute(group, "hash");
   GraphData graph;
-  for (const std::string& path : ordered(file, join(group, "nodes")))
-    graph.nodes.push_back(read_nodes(file, path, share));
+  const std::vector<std::string> nodes = ordered(file, join(group, "nodes"));
+  PatchOrders orders;
+  if (share.count > 1 && share.partition == GraphPartition::patches)
+    orders = read_patch_orders(file, nodes, share.count);
+  for (const std::string& path : nodes) graph.nodes.push_back(read_nodes(file, path, share, orders));
   for (const std::string& path : ordered(file, join(group, "edges")))
-    graph.edges.push_back(read_edges(file, path, graph, share));
+    graph.edges.push_back(read_edges(file, path, graph, share, orders));
   if (share.count > 1) graph.stated_hash = hash;
   graph.validate();
   BOREAS_CHECK(graph.hash() == hash, corrupt_data,

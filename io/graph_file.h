@@ -21,10 +21,12 @@ namespace boreas {
 void save_graph(Hdf5File& file, const std::string& group, const GraphData& graph);
 GraphData load_graph(const Hdf5File& file, const std::string& group);
 
-/// What rank `index` of `count` needs: its nodes, balanced ranges of each set, and the edges that end in them. Nothing
-/// else is read, so the hash is that which the file states; what was read is checked for itself.
+/// What rank `index` of `count` needs: its nodes and the edges that end in them. Nothing else is kept, and for bands
+/// nothing else is read, so the hash is that which the file states; what was read is checked for itself. Patches are
+/// found from the coordinates of all nodes. The result is that of part_of, of patches that of in_patches.
 struct GraphShare {
   int64_t index = 0, count = 1;
+  GraphPartition partition = GraphPartition::bands;
 };
 GraphData load_graph(const Hdf5File& file, const std::string& group, const GraphShare& share);
 

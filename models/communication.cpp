@@ -103,11 +103,13 @@ std::deque<PlannedCommunicator::Lists> planned_answers(const ModelConfig& config
   return answers;
 }
 
-std::string communication_table(const std::vector<CommunicationPart>& parts, int64_t num_ranks) {
+std::string communication_table(const std::vector<CommunicationPart>& parts, int64_t num_ranks,
+                                GraphPartition partition) {
   std::string text = fmt::format(
-      "{} ranks, bands of the node order; MiB that the busiest rank sends in a forward and backward\n"
+      "{} ranks, {}; MiB that the busiest rank sends in a forward and backward\n"
       "{:<10} {:>10} {:>10} {:>9} {:>10} {:>10} {:>10} {:>10} {:>9}\n",
-      num_ranks, "part", "own src", "halo rows", "% of src", "neighbours", "halo", "allgather", "heads", "imbalance");
+      num_ranks, partition == GraphPartition::patches ? "compact patches" : "bands of the node order", "part",
+      "own src", "halo rows", "% of src", "neighbours", "halo", "allgather", "heads", "imbalance");
   const auto mib = [](int64_t bytes) { return double(bytes) / double(1 << 20); };
   for (const CommunicationPart& part : parts) {
     ShardSize most;

@@ -27,7 +27,8 @@ struct CommunicationPart {
   double work_imbalance = 1, halo_imbalance = 1;
 };
 
-/// Throws config for more ranks than nodes of one set.
+/// Ranks have bands of the graph's order: for patches, of in_patches. Throws config for more ranks than nodes of one
+/// set.
 std::vector<CommunicationPart> plan_communication(const ModelConfig& config, const ModelShape& shape,
                                                   const GraphData& graph, int64_t num_ranks, DType storage);
 
@@ -37,6 +38,7 @@ std::deque<PlannedCommunicator::Lists> planned_answers(const ModelConfig& config
                                                        const GraphData& graph, int64_t num_ranks, int64_t rank);
 
 /// A table for people.
-std::string communication_table(const std::vector<CommunicationPart>& parts, int64_t num_ranks);
+std::string communication_table(const std::vector<CommunicationPart>& parts, int64_t num_ranks,
+                                GraphPartition partition = GraphPartition::bands);
 
 }  // namespace boreas

@@ -112,8 +112,14 @@ void ParameterStore::materialise(uint64_t seed) {
     for (const auto& part : parameters_[i].parts) {
       const Parameter& p = parameters_[i];
       const Tensor master = p.part(array_in(masters, i), part);
-      const int64_t first = p.shards.rows.begin * (p.shape.rank() > 1 ? p.shape[1] : 1);
-      fill_from_host(master, initial_values(p.init, seed, part.name, first, master.size()));
+      const int64_t width = p.shape.rank() > 1 ? p.shape[1] : 1;
+      std::vector<double> values;
+      for (const Range rows : p.shards.stored_rows({0, master.size() / std::max<int64_t>(1, width)})) {
+        const std::vector<double> of_run =
+            initial_values(p.init, seed, part.name, rows.begin * width, rows.size() * width);
+        values.insert(values.end(), of_run.begin(), of_run.end());
+      }
+      fill_from_host(master, values);
     }
   round_masters();
 }

@@ -10,6 +10,7 @@
 
 #include "kernels/core/buffer.h"
 #include "kernels/core/context.h"
+#include "kernels/core/partition.h"
 
 namespace boreas {
 
@@ -26,11 +27,17 @@ struct Init {
 };
 
 /// How a named array lies over the ranks that share a sample: every rank holds all of it (the default), or each its own
-/// rows, which then are `rows` of the whole array of `num_rows`.
+/// rows, which then are `rows` of the whole array of `num_rows`, or of patches those in the runs `stored`.
 struct ShardSpec {
   Range rows;
-  int64_t num_rows = 0;  ///< 0: replicated
+  int64_t num_rows = 0;            ///< 0: replicated
+  std::vector<Range> stored = {};  ///< one after the other; empty: `rows`
   explicit operator bool() const { return num_rows > 0; }
+  /// Where own rows, counted from this rank's first, are in the whole array.
+  std::vector<Range> stored_rows(Range own) const {
+    if (!stored.empty()) return cut(stored, own);
+    return {{rows.begin + own.begin, rows.begin + own.end}};
+  }
 };
 
 /// A trainable array: one name, or several stacked by rows so that one product serves them all.

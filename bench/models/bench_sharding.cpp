@@ -2,14 +2,11 @@
 //
 //   bench_sharding [--ranks 2,4,8] [--graphs n320-ico6,n320-o96,o1280-o320] [--order bands|patches] [--out FILE]
 //
-// With patches the nodes are first put into an order in which each rank's are compact.
+// With patches ranks have compact parts instead: see in_patches.
 #include <algorithm>
-#include <array>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <numbers>
-#include <numeric>
 #include <sstream>
 
 #include "bench/grids.h"
@@ -54,97 +51,6 @@ Case make_case(const std::string& name) {
   return result;
 }
 
-using Points = std::vector<std::array<double, 3>>;
-
-Points points_of(const NodeSet& nodes) {
-  Points points;
-  for (size_t i = 0; i < nodes.latitudes.size(); ++i)
-    points.push_back({std::cos(nodes.latitudes[i]) * std::cos(nodes.longitudes[i]),
-                      std::cos(nodes.latitudes[i]) * std::sin(nodes.longitudes[i]), std::sin(nodes.latitudes[i])});
-  return points;
-}
-
-/// Orders in which the parts that ranks have are compact: recursive bisection of all sets along the same axis, in which
-/// the first set is longest, each in proportion to the ranks of a half.
-struct Patches {
-  std::vector<Points> points;
-  std::vector<std::vector<int32_t>> orders;  ///< by set: node at each place
-
-  Patches(const std::vector<const NodeSet*>& sets, int64_t num_ranks) {
-    for (const NodeSet* const nodes : sets) {
-      points.push_back(points_of(*nodes));
-      std::vector<int32_t>& order = orders.emplace_back(points.back().size());
-      std::iota(order.begin(), order.end(), 0);
-      partitions.push_back(Partition::balanced(nodes->size(), num_ranks));
-    }
-    bisect({0, num_ranks});
-  }
-
- private:
-  std::vector<Partition> partitions;
-
-  void bisect(Range ranks) {
-    if (ranks.size() < 2) {
-      for (size_t s = 0; s < orders.size(); ++s) {  // as the dataset has them
-        const Range rows = partitions[s][ranks.begin];
-        std::sort(orders[s].begin() + rows.begin, orders[s].begin() + rows.end);
-      }
-      return;
-    }
-    const int64_t middle = ranks.begin + ranks.size() / 2;
-    std::array<double, 3> low{2, 2, 2}, high{-2, -2, -2};
-    for (int64_t i = partitions[0][ranks.begin].begin; i < partitions[0][ranks.end - 1].end; ++i)
-      for (size_t axis = 0; axis < 3; ++axis) {
-        const double x = points[0][size_t(orders[0][size_t(i)])][axis];
-        low[axis] = std::min(low[axis], x);
-        high[axis] = std::max(high[axis], x);
-      }
-    size_t longest = 2;  // from north to south where all are equal
-    for (size_t axis = 0; axis < 2; ++axis)
-      if (high[axis] - low[axis] > high[longest] - low[longest] + 1e-2) longest = axis;
-    for (size_t s = 0; s < orders.size(); ++s) {
-      const auto before = [&](int32_t a, int32_t b) {
-        const double x = points[s][size_t(a)][longest], y = points[s][size_t(b)][longest];
-        return x != y ? x > y : a < b;
-      };
-      const auto begin = orders[s].begin();
-      std::nth_element(begin + partitions[s][ranks.begin].begin, begin + partitions[s][middle].begin,
-                       begin + partitions[s][ranks.end - 1].end, before);
-    }
-    bisect({ranks.begin, middle});
-    bisect({middle, ranks.end});
-  }
-};
-
-/// The same graph with its nodes in another order, as far as communication goes.
-GraphData in_patches(const GraphData& graph, int64_t num_ranks) {
-  const std::array<std::string, 2> names{kHiddenNodes, kDataNodes};
-  const Patches patches({&graph.node_set(names[0]), &graph.node_set(names[1])}, num_ranks);
-  const auto places_of = [&](const std::string& name) {
-    const std::vector<int32_t>& order = patches.orders[name == names[0] ? 0 : 1];
-    std::vector<int32_t> places(order.size());
-    for (size_t i = 0; i < order.size(); ++i) places[size_t(order[i])] = int32_t(i);
-    return places;
-  };
-  GraphData result;
-  result.nodes = graph.nodes;
-  for (const EdgeSet& edges : graph.edges) {
-    const std::vector<int32_t> src = places_of(edges.src), dst = places_of(edges.dst);
-    std::vector<std::pair<int32_t, int32_t>> moved;  // by destination
-    for (size_t m = 0; m < edges.src_of.size(); ++m)
-      moved.emplace_back(dst[size_t(edges.dst_of[m])], src[size_t(edges.src_of[m])]);
-    std::sort(moved.begin(), moved.end());
-    EdgeSet& there = result.edges.emplace_back();
-    there.src = edges.src;
-    there.dst = edges.dst;
-    for (const auto& [to, from] : moved) {
-      there.dst_of.push_back(to);
-      there.src_of.push_back(from);
-    }
-  }
-  return result;
-}
-
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> items;
   std::stringstream stream(text);
@@ -177,7 +83,8 @@ int main(int argc, char** argv) {
       const int64_t num_ranks = std::stoll(count);
       const auto parts = plan_communication(c.model, shape, order == "patches" ? in_patches(graph, num_ranks) : graph,
                                             num_ranks, DType::bf16);
-      std::printf("%s", communication_table(parts, num_ranks).c_str());
+      const GraphPartition partition = order == "patches" ? GraphPartition::patches : GraphPartition::bands;
+      std::printf("%s", communication_table(parts, num_ranks, partition).c_str());
       for (const CommunicationPart& part : parts) {
         int64_t halo = 0, own = 0;
         for (const ShardSize& shard : part.shards) {

@@ -26,4 +26,23 @@ Partition Partition::by_weight(std::span<const int64_t> weight_of, int64_t parts
   return Partition(std::move(offsets));
 }
 
+std::vector<Range> cut(std::span<const Range> runs, Range rows) {
+  std::vector<Range> found;
+  int64_t first = 0;  // of the run
+  for (const Range run : runs) {
+    const int64_t begin = std::max(rows.begin, first), end = std::min(rows.end, first + run.size());
+    if (begin < end) found.push_back({run.begin + begin - first, run.begin + end - first});
+    first += run.size();
+  }
+  return found;
+}
+
+void append_run(std::vector<Range>& runs, Range run) {
+  if (run.size() == 0) return;
+  if (!runs.empty() && runs.back().end == run.begin)
+    runs.back().end = run.end;
+  else
+    runs.push_back(run);
+}
+
 }  // namespace boreas

@@ -25,4 +25,9 @@ class Partition {
   std::vector<int64_t> offsets_;
 };
 
+/// What `rows`, counted along these runs, one after the other, are in them.
+std::vector<Range> cut(std::span<const Range> runs, Range rows);
+/// Adds a run at the end, to the last one if it goes on there.
+void append_run(std::vector<Range>& runs, Range run);
+
 }  // namespace boreas

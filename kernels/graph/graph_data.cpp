@@ -1,6 +1,7 @@
 #include "kernels/graph/graph_data.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -105,7 +106,152 @@ void validate(const EdgeSet& set, int64_t num_src, int64_t num_dst) {
 
 }  // namespace
 
+namespace {
+
+using Points = std::vector<std::array<double, 3>>;
+
+Points points_of(const NodeSet& nodes) {
+  check_finite(nodes.latitudes, "latitudes of node set " + nodes.name);
+  check_finite(nodes.longitudes, "longitudes of node set " + nodes.name);
+  Points points;
+  for (size_t i = 0; i < nodes.latitudes.size(); ++i)
+    points.push_back({std::cos(nodes.latitudes[i]) * std::cos(nodes.longitudes[i]),
+                      std::cos(nodes.latitudes[i]) * std::sin(nodes.longitudes[i]), std::sin(nodes.latitudes[i])});
+  return points;
+}
+
+class Bisection {
+ public:
+  Bisection(std::span<const NodeSet> sets, int64_t count) {
+    for (const NodeSet& nodes : sets) {
+      points_.push_back(points_of(nodes));
+      std::vector<int32_t>& order = orders_.emplace_back(points_.back().size());
+      std::iota(order.begin(), order.end(), 0);
+      partitions_.push_back(Partition::balanced(int64_t(order.size()), count));
+      if (order.size() < orders_[smallest_].size()) smallest_ = orders_.size() - 1;
+    }
+    if (!orders_.empty()) bisect({0, count});
+  }
+  std::vector<std::vector<int32_t>>& orders() { return orders_; }
+
+ private:
+  void bisect(Range ranks) {
+    if (ranks.size() < 2) {
+      for (size_t s = 0; s < orders_.size(); ++s) {
+        const Range rows = partitions_[s][ranks.begin];
+        std::sort(orders_[s].begin() + rows.begin, orders_[s].begin() + rows.end);
+      }
+      return;
+    }
+    const int64_t middle = ranks.begin + ranks.size() / 2;
+    const size_t axis = longest_axis(ranks);
+    for (size_t s = 0; s < orders_.size(); ++s) {
+      const auto before = [&](int32_t a, int32_t b) {
+        const double x = points_[s][size_t(a)][axis], y = points_[s][size_t(b)][axis];
+        return x != y ? x > y : a < b;
+      };
+      const auto begin = orders_[s].begin();
+      std::nth_element(begin + partitions_[s][ranks.begin].begin, begin + partitions_[s][middle].begin,
+                       begin + partitions_[s][ranks.end - 1].end, before);
+    }
+    bisect({ranks.begin, middle});
+    bisect({middle, ranks.end});
+  }
+
+  size_t longest_axis(Range ranks) const {
+    constexpr double kEqual = 1e-2;
+    std::array<double, 3> low{2, 2, 2}, high{-2, -2, -2};
+    const Partition& partition = partitions_[smallest_];
+    for (int64_t i = partition[ranks.begin].begin; i < partition[ranks.end - 1].end; ++i)
+      for (size_t axis = 0; axis < 3; ++axis) {
+        const double x = points_[smallest_][size_t(orders_[smallest_][size_t(i)])][axis];
+        low[axis] = std::min(low[axis], x);
+        high[axis] = std::max(high[axis], x);
+      }
+    size_t longest = 2;  // from north to south where all are equal
+    for (size_t axis = 0; axis < 2; ++axis)
+      if (high[axis] - low[axis] > high[longest] - low[longest] + kEqual) longest = axis;
+    return longest;
+  }
+
+  std::vector<Points> points_;
+  std::vector<std::vector<int32_t>> orders_;
+  std::vector<Partition> partitions_;
+  size_t smallest_ = 0;
+};
+
+std::vector<Range> runs_of(std::span<const int32_t> numbers) {
+  std::vector<Range> runs;
+  for (const int32_t number : numbers) append_run(runs, {number, int64_t(number) + 1});
+  return runs;
+}
+
+// Rows of these runs, one after the other.
+auto picked(const auto& values, std::span<const Range> runs, int64_t width) {
+  std::decay_t<decltype(values)> result;
+  for (const Range run : runs)
+    result.insert(result.end(), values.begin() + run.begin * width, values.begin() + run.end * width);
+  return result;
+}
+
+}  // namespace
+
+std::vector<std::vector<int32_t>> patch_orders(std::span<const NodeSet> sets, int64_t count) {
+  return std::move(Bisection(sets, count).orders());
+}
+
+std::vector<int32_t> places_in(std::span<const int32_t> order) {
+  std::vector<int32_t> places(order.size());
+  for (size_t i = 0; i < order.size(); ++i) places[size_t(order[i])] = int32_t(i);
+  return places;
+}
+
+GraphData in_patches(const GraphData& whole, int64_t count) {
+  const std::vector<std::vector<int32_t>> orders = patch_orders(whole.nodes, count);
+  GraphData result;
+  result.stated_hash = whole.hash();
+  for (size_t s = 0; s < orders.size(); ++s) {
+    const NodeSet& set = whole.nodes[s];
+    NodeSet& nodes = result.nodes.emplace_back();
+    const std::vector<Range> stored = runs_of(orders[s]);
+    nodes.name = set.name;
+    nodes.latitudes = picked(set.latitudes, stored, 1);
+    nodes.longitudes = picked(set.longitudes, stored, 1);
+    for (const auto& [name, values] : set.attributes) nodes.attributes[name] = picked(values, stored, 1);
+    nodes.part = {{0, set.size()}, set.size(), stored};
+  }
+  const auto order_of = [&](const std::string& name) -> const std::vector<int32_t>& {
+    for (size_t s = 0; s < orders.size(); ++s)
+      if (whole.nodes[s].name == name) return orders[s];
+    BOREAS_FAIL(corrupt_data, "graph: edges name the node set {}, which the graph does not have", name);
+  };
+  for (const EdgeSet& set : whole.edges) {
+    const std::vector<int32_t>& order = order_of(set.dst);
+    std::vector<int64_t> first(order.size() + 1, 0);
+    for (const int32_t dst : set.dst_of) ++first[size_t(dst) + 1];
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    std::vector<Range> stored;
+    for (const int32_t node : order) append_run(stored, {first[size_t(node)], first[size_t(node) + 1]});
+    const std::vector<int32_t> src = places_in(order_of(set.src)), dst = places_in(order);
+    EdgeSet& edges = result.edges.emplace_back();
+    edges.src = set.src;
+    edges.dst = set.dst;
+    edges.attribute_names = set.attribute_names;
+    edges.attribute_widths = set.attribute_widths;
+    edges.src_of = picked(set.src_of, stored, 1);
+    edges.dst_of = picked(set.dst_of, stored, 1);
+    for (int32_t& node : edges.src_of) node = src[size_t(node)];
+    for (int32_t& node : edges.dst_of) node = dst[size_t(node)];
+    edges.attributes = picked(set.attributes, stored, set.attribute_width());
+    edges.part = {{0, set.size()}, set.size(), stored};
+  }
+  return result;
+}
+
 GraphData part_of(const GraphData& whole, int64_t index, int64_t count) {
+  const auto stored_of = [](const auto& set, Range rows) {
+    return set.part ? boreas::cut(set.part->stored, rows) : std::vector<Range>();
+  };
   const auto cut = [](const auto& values, Range rows, int64_t width) {
     return std::decay_t<decltype(values)>(values.begin() + rows.begin * width, values.begin() + rows.end * width);
   };
@@ -118,7 +264,7 @@ GraphData part_of(const GraphData& whole, int64_t index, int64_t count) {
     nodes.latitudes = cut(set.latitudes, rows, 1);
     nodes.longitudes = cut(set.longitudes, rows, 1);
     for (const auto& [name, values] : set.attributes) nodes.attributes[name] = cut(values, rows, 1);
-    nodes.part = {rows, set.size()};
+    nodes.part = {rows, set.size(), stored_of(set, rows)};
   }
   for (const EdgeSet& set : whole.edges) {
     const Range dst = part.node_set(set.dst).rows();
@@ -134,7 +280,7 @@ GraphData part_of(const GraphData& whole, int64_t index, int64_t count) {
     edges.src_of = cut(set.src_of, rows, 1);
     edges.dst_of = cut(set.dst_of, rows, 1);
     edges.attributes = cut(set.attributes, rows, set.attribute_width());
-    edges.part = {rows, set.size()};
+    edges.part = {rows, set.size(), stored_of(set, rows)};
   }
   return part;
 }

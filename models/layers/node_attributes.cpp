@@ -10,8 +10,13 @@ namespace boreas {
 
 namespace {
 
-ShardSpec shards_of(const std::optional<Range>& rows, int64_t num_rows) {
-  return rows ? ShardSpec{.rows = *rows, .num_rows = num_rows} : ShardSpec();
+/// Of the nodes or edges of a set.
+ShardSpec shards_of(const std::optional<Range>& rows, const auto& set) {
+  if (!rows) return {};
+  ShardSpec shards{.rows = *rows, .num_rows = set.size()};
+  const int64_t first = set.rows().begin;
+  if (set.part) shards.stored = cut(set.part->stored, {rows->begin - first, rows->end - first});
+  return shards;
 }
 
 }  // namespace
@@ -32,10 +37,10 @@ NodeAttributes::NodeAttributes(ParameterStore& store, const NodeSet& nodes, int6
     row[2] = std::cos(latitude);
     row[3] = std::cos(longitude);
   }
-  latlons_ = store.add_constant("node_attributes.latlons_" + nodes.name, {n, 4}, values, shards_of(rows, nodes.size()));
+  latlons_ = store.add_constant("node_attributes.latlons_" + nodes.name, {n, 4}, values, shards_of(rows, nodes));
   if (num_trainable > 0)
     trainable_ = store.add("node_attributes.trainable_tensors." + nodes.name + ".trainable", {n, num_trainable},
-                           Init::zeros(), shards_of(rows, nodes.size()));
+                           Init::zeros(), shards_of(rows, nodes));
 }
 
 void NodeAttributes::forward(Context& ctx, const Tensor& y) const {
@@ -77,7 +82,7 @@ EdgeAttributes::EdgeAttributes(ParameterStore& store, const std::string& provide
   fixed_ = rows.columns({0, width});
   if (num_trainable > 0)
     trainable_ = store.add(join_name(provider, "trainable.trainable"), {own.size(), num_trainable}, Init::zeros(),
-                           shards_of(rows_of_rank, edges.size()));
+                           shards_of(rows_of_rank, edges));
 }
 
 Tensor EdgeAttributes::forward(Context& ctx, Keep keep) const {

@@ -302,6 +302,56 @@ TEST(TrainingRanks, ForecastsInSinglePrecisionEqualThoseOfOneRank) {
   EXPECT_TRUE(worst > 0 || !has_grib || read_text_file(all + ".grib") == read_text_file(one + ".grib"));
 }
 
+TEST(TrainingRanks, PatchesGiveTheFilesOfBands) {
+  const SharedFolder folder;
+  const auto with = [&](const std::string& name, GraphPartition partition) {
+    RunConfig config = folder.config(name);
+    config.parallel.partition = partition;
+    return config;
+  };
+  const RunConfig bands = with("bands", GraphPartition::bands), one = with("one", GraphPartition::patches);
+  train_on(1, bands);
+  train_on(1, one);
+  if (world().rank() == 0) {  // of one rank, bit for bit
+    const Hdf5File a = Hdf5File::open(step_checkpoint(one.output, 20));
+    const Hdf5File b = Hdf5File::open(step_checkpoint(bands.output, 20));
+    for (const std::string group : {"parameters", "constants", "optimizer/first_moment", "optimizer/second_moment"})
+      for (const std::string& name : arrays_below(b, group))
+        EXPECT_EQ(a.read_vector<double>(name), b.read_vector<double>(name)) << name;
+    EXPECT_EQ(a.read_text_attribute("graph", "hash"), b.read_text_attribute("graph", "hash"));
+  }
+  RunConfig all = with("all", GraphPartition::patches);
+  all.training.max_steps = 10;
+  train_on(world().size(), all);
+  on_ranks(world().size(), 0, [&](const ProcessGrid& ranks) {
+    GraphShare share = graph_share(all, *ranks.model);
+    share.partition = GraphPartition::patches;
+    const ModelSetup setup = make_setup(all, DatasetReader::open(all.data.dataset), GraphCache::read_only, share);
+    const auto& part = setup.graph.node_set(kDataNodes).part;
+    EXPECT_EQ(ranks.world->any(part && part->stored.size() > 1), world().size() > 2);  // halves are bands
+  });
+  const auto read = [](const RunConfig& config, const std::string& name) {
+    return Hdf5File::open(step_checkpoint(config.output, 10)).read_vector<double>(name);
+  };
+  if (world().rank() == 0) {  // what no training changes, in the order of the dataset
+    for (const char* name : {"constants/node_attributes.latlons_data", "constants/node_attributes.latlons_hidden",
+                             "variables/latitudes", "graph/edges/data-to-hidden/attributes"})
+      EXPECT_EQ(read(all, name), read(bands, name)) << name;
+  }
+  all.training.max_steps = 20;
+  all.parallel.partition = world().size() == 3 ? GraphPartition::bands : GraphPartition::patches;
+  train_on(std::max(1, world().size() - 1), all, 0, true);
+  expect_same_training(all, bands);
+
+  RunConfig refused = bands;
+  refused.parallel.partition = GraphPartition::patches;
+  refused.model.processor.kind = ProcessorKind::transformer;
+  BOREAS_EXPECT_ERROR(validate(refused), config, "the order of its nodes is a part of the model");
+  refused.model.processor.kind = ProcessorKind::graph_transformer;
+  refused.parallel.shard = ShardKind::heads;
+  BOREAS_EXPECT_ERROR(validate(refused), config, "parallel.partition is patches, but parallel.shard is heads");
+}
+
 TEST(TrainingRanks, DataGroupsEqualMicroSteps) {
   if (world().size() % 2 != 0) GTEST_SKIP() << "needs an even number of ranks";
   const SharedFolder folder;
@@ -310,6 +360,7 @@ TEST(TrainingRanks, DataGroupsEqualMicroSteps) {
   groups.training.micro_steps = 2;
   groups.training.max_steps = 10;
   groups.parallel.model_ranks = world().size() / 2;
+  if (world().size() == 4) groups.parallel.partition = GraphPartition::patches;
   train_on(1, one);
   train_on(world().size(), groups, groups.parallel.model_ranks);
   groups.training.max_steps = 20;
@@ -417,10 +468,12 @@ TEST(TrainingRanks, OneMachinePlansTheMemoryOfAnyRankExactly) {
     ExchangeKind exchange;
     ProcessorKind processor;
     int64_t model_ranks;
+    GraphPartition partition = GraphPartition::bands;
   };
   const int size = world().size();
   for (const Case& c :
        {Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0},
+        Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0, GraphPartition::patches},
         Case{ShardKind::edges, ExchangeKind::allgather, ProcessorKind::transformer, 0},
         Case{ShardKind::heads, ExchangeKind::halo, ProcessorKind::transformer, 0},
         Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::transformer, size % 2 ? 0 : size / 2}}) {
@@ -428,11 +481,14 @@ TEST(TrainingRanks, OneMachinePlansTheMemoryOfAnyRankExactly) {
     config.model.num_heads = 8;
     config.model.processor.kind = c.processor;
     config.model.processor.window = 6;
-    config.parallel = {.model_ranks = c.model_ranks, .shard = c.shard, .exchange = c.exchange};
+    config.parallel = {
+        .model_ranks = c.model_ranks, .shard = c.shard, .exchange = c.exchange, .partition = c.partition};
     const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
     const RankPlan plan = plan_ranks(setup, Device::cpu(), size);
     on_ranks(size, c.model_ranks, [&](const ProcessGrid& ranks) {
-      const MemoryReport own = plan_memory(setup, Device::cpu(), ranks);
+      ModelSetup ordered = setup;
+      if (c.partition == GraphPartition::patches && size > 1) ordered.graph = in_patches(setup.graph, size);
+      const MemoryReport own = plan_memory(ordered, Device::cpu(), ranks);
       if (ranks.world->rank() == plan.rank) {
         EXPECT_EQ(plan.memory.training_bytes(), own.training_bytes());
         EXPECT_EQ(plan.memory.forecast_bytes(), own.forecast_bytes());

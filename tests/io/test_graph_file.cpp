@@ -95,6 +95,15 @@ TEST(GraphFile, PartsTogetherAreTheWhole) {
     const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
     for (int64_t index = 0; index < count; ++index) {
       const GraphData part = load_graph(file, "", {index, count});
+      // Patches are read as they are cut out of the whole graph.
+      const GraphData patch = load_graph(file, "", {index, count, GraphPartition::patches});
+      const GraphData expected = count > 1 ? part_of(in_patches(graph, count), index, count) : graph;
+      EXPECT_EQ(patch.hash(), graph.hash());
+      expect_equal(patch, expected);
+      for (size_t i = 0; i < patch.nodes.size() && count > 1; ++i)
+        EXPECT_EQ(patch.nodes[i].part->stored, expected.nodes[i].part->stored);
+      for (size_t i = 0; i < patch.edges.size() && count > 1; ++i)
+        EXPECT_EQ(patch.edges[i].part->stored, expected.edges[i].part->stored);
       EXPECT_EQ(part.hash(), graph.hash());
       EXPECT_EQ(part.is_part(), count > 1);
       for (size_t i = 0; i < part.nodes.size(); ++i) {
