@@ -50,8 +50,8 @@ class RowExchange {
   void backward(Context& ctx, const Tensor& d_rows) const;
 
   /// Each of them in two parts: what is queued in between is computed while the rows are on their way, and leaves them
-  /// alone: forward, the rows of others, and own rows may be read; backward, all of them. Both parts are called in the
-  /// same scope, which lends the memory for the messages.
+  /// alone: forward, the rows of others, and own rows may be read; backward, the rows of others, and own rows may be
+  /// written. Both parts are called in the same scope, which lends the memory for the messages.
   struct Moving {
     Tensor rows, messages;
     Event done;

@@ -12,9 +12,9 @@ namespace {
 
 using NamedTensors = std::initializer_list<std::pair<const char*, Tensor>>;
 
-// What both directions share: the inputs of forward, o, and arrays by query and by key.
+// What both directions share: the inputs of forward, o, and arrays by query.
 template <class Op>
-void check_inputs(const Op& op, NamedTensors by_query, NamedTensors by_key) {
+void check_inputs(const Op& op, NamedTensors by_query) {
   check_floating(Op::name, "q", op.q);
   const DType dtype = op.q.dtype();
   BOREAS_CHECK(op.num_heads >= 1 && op.q.cols() > 0 && op.q.cols() % op.num_heads == 0, invalid_argument,
@@ -34,37 +34,47 @@ void check_inputs(const Op& op, NamedTensors by_query, NamedTensors by_key) {
   check_rows("v", op.v, op.k, "k");
   check_rows("o", op.o, op.q, "q");
   for (const auto& [name, tensor] : by_query) check_rows(name, tensor, op.q, "q");
-  for (const auto& [name, tensor] : by_key) check_rows(name, tensor, op.k, "k");
   check_dtype(Op::name, "stats", op.stats, accumulator_of(dtype));
   check_shape(Op::name, "stats", op.stats, op.q.rows(), op.num_heads, "q", op.q);
 }
 
-// Pairs of a query i and a position j with |i - j| <= window.
+// Pairs of a query i and a position j of `keys` with |i - j| <= window.
 template <class Op>
-int64_t num_pairs(const Op& op) {
-  const int64_t rows = op.q.rows(), length = op.k.rows(), window = op.window;
-  if (window < 0) return rows * length;
+int64_t num_pairs(const Op& op, Range keys) {
+  const int64_t first = op.first_query, end = first + op.q.rows(), window = op.window;
+  if (window < 0) return op.q.rows() * keys.size();
+  // Those with j < limit: of query i as many as limit - (i - window), at least none, at most 2 window + 1.
   const auto triangle = [](int64_t n) { return n > 0 ? n * (n + 1) / 2 : 0; };
-  // What the ends of the sequence cut off: window - i before it, for each i, and the like behind it.
-  const int64_t after = length - op.first_query - rows;
-  const int64_t before_cut = triangle(window - op.first_query) - triangle(window - op.first_query - rows);
-  const int64_t after_cut = triangle(window - after) - triangle(window - after - rows);
-  return rows * (2 * window + 1) - before_cut - after_cut;
+  const auto up_to = [&](int64_t limit) {
+    const auto clipped = [&](int64_t most) { return triangle(most) - triangle(most - (end - first)); };
+    return clipped(limit - first + window) - clipped(limit - first - window - 1);
+  };
+  return up_to(keys.end) - up_to(keys.begin);
 }
 
 }  // namespace
 
-void WindowAttentionForward::check() const { check_inputs(*this, {}, {}); }
+void WindowAttentionForward::check() const { check_inputs(*this, {}); }
 
-int64_t WindowAttentionForward::flops() const { return 4 * num_pairs(*this) * q.cols(); }
+int64_t WindowAttentionForward::flops() const { return 4 * num_pairs(*this, {0, k.rows()}) * q.cols(); }
 
 int64_t WindowAttentionForward::scratch_bytes() const { return q.device().is_cuda() ? 0 : cpu::scratch_bytes(*this); }
 
 void WindowAttentionBackward::check() const {
-  check_inputs(*this, {{"d_o", d_o}, {"d_q", d_q}}, {{"d_k", d_k}, {"d_v", d_v}});
+  check_inputs(*this, {{"d_o", d_o}, {"d_q", d_q ? d_q : q}});
+  for (const auto& [gradient, tensor] : {std::pair("d_k", d_k), std::pair("d_v", d_v)}) {
+    check_dtype(name, gradient, tensor, q.dtype());
+    check_shape(name, gradient, tensor, d_k.rows(), k.cols(), "k", k);
+  }
+  BOREAS_CHECK(first_key >= 0 && first_key + d_k.rows() <= k.rows(), shape,
+               "{}: gradients of {} keys from position {} do not lie in a sequence of {}", name, d_k.rows(), first_key,
+               k.rows());
 }
 
-int64_t WindowAttentionBackward::flops() const { return 10 * num_pairs(*this) * q.cols(); }
+int64_t WindowAttentionBackward::flops() const {
+  const int64_t by_queries = d_q ? num_pairs(*this, {0, k.rows()}) : 0;
+  return (6 * by_queries + 4 * num_pairs(*this, {first_key, first_key + d_k.rows()})) * q.cols();
+}
 
 int64_t WindowAttentionBackward::scratch_bytes() const {
   if (!q.device().is_cuda()) return cpu::scratch_bytes(*this);

@@ -70,11 +70,14 @@ struct WindowAttentionForward {
 ///   D_i = g_i . o_i   dS_ij = P_ij (g_i . v_j - D_i)
 ///   d_q_i = scale * sum_j dS_ij k_j   d_k_j = scale * sum_i dS_ij q_i   d_v_j = sum_i P_ij g_i
 ///
-/// Shapes   as forward; d_o, d_q: [R, H*D]   d_k, d_v: [S, H*D]
+/// Keys may be a stretch of the sequence too: row r of d_k and d_v is j = first_key + r. Each is a sum over the queries
+/// that are given, so some keys' gradients may be made before the others'.
+///
+/// Shapes   as forward; d_o: [R, H*D]   d_q: [R, H*D], or empty: not wanted   d_k, d_v: [K, H*D], first_key + K <= S
 /// Types    as forward
 /// Writes   d_q, d_k, d_v =
 /// Alias    none.        Repeatable: yes, for any number of threads (d_q by query tiles, d_k and d_v by key tiles).
-/// Errors   as forward
+/// Errors   as forward; unsupported: cudnn for a part of the gradients
 struct WindowAttentionBackward {
   static constexpr const char* name = "window_attention_backward";
   Tensor q = {}, k = {}, v = {}, o = {}, stats = {};
@@ -82,6 +85,7 @@ struct WindowAttentionBackward {
   int64_t window = -1;      ///< < 0: global
   double scale = 0;         ///< 0: 1 / sqrt(D)
   int64_t first_query = 0;  ///< where in the sequence row 0 of q stands
+  int64_t first_key = 0;    ///< where in the sequence row 0 of d_k and d_v stands
   WindowAttentionKernel kernel = WindowAttentionKernel::automatic;
   Tensor d_o = {}, d_q = {}, d_k = {}, d_v = {};
 

@@ -244,6 +244,14 @@ struct BackwardScratch {
   }
 };
 
+// The sizes by keys, of those whose gradients are wanted.
+template <class T>
+Sizes<T> by_wanted_keys(const WindowAttentionBackward& op, Sizes<T> by_key) {
+  by_key.num_rows = op.d_k.rows();
+  by_key.shift += op.first_key;
+  return by_key;
+}
+
 // A tile of queries: d_q.
 template <class T>
 void backward_queries(const WindowAttentionBackward& op, const BackwardScratch<T>& scratch, const Sizes<T>& n,
@@ -278,7 +286,8 @@ template <class T>
 void backward_keys(const WindowAttentionBackward& op, const BackwardScratch<T>& scratch, const Sizes<T>& n,
                    int64_t head, Range rows, const typename BackwardScratch<T>::PerThread& local) {
   const Matrix<T> q = head_of(op.q, n, head), g = head_of(op.d_o, n, head);
-  const Matrix<T> k = head_of(op.k, n, head), v = head_of(op.v, n, head);
+  const Range wanted{op.first_key, op.first_key + n.num_rows};
+  const Matrix<T> k = head_of(op.k.slice(wanted), n, head), v = head_of(op.v.slice(wanted), n, head);
   const Matrix<T> weights{local.scores, kColumns}, d_scores{local.d_scores, kColumns};
   const Matrix<T> k_out{local.out, n.padded_size}, v_out{local.more_out, n.padded_size};
   std::fill_n(local.out, kRows * n.padded_size, T(0));
@@ -350,7 +359,7 @@ void launch(Backend, Context&, const WindowAttentionForward& op, Tensor scratch_
 
 void launch(Backend, Context&, const WindowAttentionBackward& op, Tensor scratch_memory) {
   dispatch_float(op.q.dtype(), [&]<class T>() {
-    const Sizes<T> n(op, Side::queries), by_key(op, Side::keys);
+    const Sizes<T> n(op, Side::queries), by_key = by_wanted_keys(op, Sizes<T>(op, Side::keys));
     ScratchPieces pieces(scratch_memory.data());
     const BackwardScratch<T> scratch(pieces, n, by_key, omp_get_max_threads());
     std::fill(scratch.stats + n.num_rows, scratch.stats + by_key.padded_columns, T(0));
@@ -378,7 +387,7 @@ void launch(Backend, Context&, const WindowAttentionBackward& op, Tensor scratch
       }
       const auto& local = scratch.threads[omp_get_thread_num()];
 #pragma omp for schedule(static) nowait
-      for (int64_t tile = 0; tile < n.num_row_tiles(); ++tile)
+      for (int64_t tile = 0; tile < (op.d_q ? n.num_row_tiles() : 0); ++tile)
         backward_queries(op, scratch, n, head, n.rows_of(tile), local);
 #pragma omp for schedule(static)
       for (int64_t tile = 0; tile < by_key.num_row_tiles(); ++tile)

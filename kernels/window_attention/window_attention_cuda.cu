@@ -28,9 +28,11 @@ void generic(Context& ctx, const WindowAttentionBackward& op, Tensor scratch) {
   dispatch_storage(op.q.dtype(), [&]<class T>() { launch_generic<T>(ctx, op, scratch); });
 }
 
-/// All rows of the sequence are queries.
+/// All rows of the sequence are queries, and all gradients wanted.
 template <class Op>
 [[maybe_unused]] bool cudnn_supports(const Op& op) {
+  if constexpr (requires { op.d_k; })
+    if (!op.d_q || op.d_k.rows() != op.k.rows()) return false;
   return op.q.rows() == op.k.rows() && window_attention_supported_tensor_cores(op);
 }
 

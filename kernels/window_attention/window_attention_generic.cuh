@@ -251,8 +251,8 @@ template <class T>
 void launch_generic(Context& ctx, const WindowAttentionBackward& op, Tensor scratch) {
   with_channels(head_size_of(op), [&]<int kC>() {
     const auto p = parameters_of<T>(op, scratch);
-    launch_blocks(ctx, backward_queries_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, p);
-    launch_blocks(ctx, backward_keys_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, by_keys(p));
+    if (op.d_q) launch_blocks(ctx, backward_queries_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, p);
+    launch_blocks(ctx, backward_keys_generic<T, kC>, kGenericRows, kGenericBackwardBytes<kC>, by_keys(p, op));
   });
 }
 

@@ -21,16 +21,19 @@ Sizes sizes_of(const Op& op) {
           .scale = float(scale_of(op))};
 }
 
-/// The same by keys.
+/// The same by keys, of those whose gradients are wanted.
 template <class T>
-Backward<T> by_keys(Backward<T> p) {
-  std::swap(p.n.num_rows, p.n.num_columns);
-  p.n.shift = -p.n.shift;
+Backward<T> by_keys(Backward<T> p, const WindowAttentionBackward& op) {
+  p.n.num_columns = p.n.num_rows;
+  p.n.num_rows = int(op.d_k.rows());
+  p.n.shift = int(op.first_key - op.first_query);
+  for (Rows<const T>* rows : {&p.k, &p.v}) rows->data += op.first_key * rows->stride;
   return p;
 }
 
 template <class T>
 Rows<T> rows_of(const Tensor& tensor) {
+  if (tensor.empty()) return {};
   return {tensor.as<std::remove_const_t<T>>(), tensor.row_stride()};
 }
 
@@ -67,6 +70,7 @@ Backward<T> parameters_of(const WindowAttentionBackward& op, Tensor scratch) {
 template <class P>
 void launch_blocks(Context& ctx, void (*kernel)(P), int rows, int shared_bytes, const P& parameters) {
   const int blocks = (parameters.n.num_rows + rows - 1) / rows * parameters.n.num_heads;
+  if (blocks == 0) return;
   launch_kernel(kernel, blocks, kThreads, shared_bytes, stream_of(ctx), parameters);
 }
 

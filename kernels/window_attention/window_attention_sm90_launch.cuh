@@ -10,13 +10,12 @@
 
 namespace boreas::cuda::sm90 {
 
-/// `rows`: of a tile.
+/// Rows in tiles of `rows`.
 template <class Op>
-Band band_of(const Op& op, bool by_keys, int rows) {
-  const int64_t num_rows = by_keys ? op.k.rows() : op.q.rows(), num_columns = by_keys ? op.q.rows() : op.k.rows();
+Band band_of(const Op& op, int rows, int64_t num_rows, int64_t num_columns, int64_t shift) {
   return {.num_rows = int(num_rows),
           .num_columns = int(num_columns),
-          .shift = int(by_keys ? -op.first_query : op.first_query),
+          .shift = int(shift),
           .num_heads = int(op.num_heads),
           .window = int(window_of(op)),
           .num_tiles = int((num_rows + rows - 1) / rows * op.num_heads)};
@@ -32,7 +31,7 @@ void launch_persistent(Context& ctx, void (*kernel)(P...), int num_tiles, const 
 template <class C>
 void launch_forward(Context& ctx, const WindowAttentionForward& op) {
   using Layout = typename C::Layout;
-  const ForwardParams params{.band = band_of(op, false, C::kRows),
+  const ForwardParams params{.band = band_of(op, C::kRows, op.q.rows(), op.k.rows(), op.first_query),
                              .log2_scale = float(scale_of(op) * kLog2E),
                              .stats = op.stats.as<float>(),
                              .stats_stride = op.stats.row_stride()};
@@ -43,18 +42,21 @@ void launch_forward(Context& ctx, const WindowAttentionForward& op) {
                        map(op.v, C::kKeys), map(op.o, 64), params);
 }
 
-/// By queries: d_q; by keys: d_k and d_v.
+/// By queries: d_q; by keys: d_k and d_v of those that are wanted.
 template <class C>
 void launch_backward(Context& ctx, const WindowAttentionBackward& op, Tensor scratch) {
+  if (C::kByKeys ? op.d_k.rows() == 0 : op.d_q.empty()) return;
   using Layout = typename C::Layout;
   ScratchPieces pieces(scratch.data());
   const RowTerms terms(pieces, op);
-  const BackwardParams params{.band = band_of(op, C::kByKeys, C::kRows),
-                              .log2_scale = float(scale_of(op) * kLog2E),
-                              .scale = float(scale_of(op)),
-                              .log2_sum = terms.log2_sum,
-                              .mean = terms.mean,
-                              .padded_length = terms.padded_length};
+  const BackwardParams params{
+      .band = C::kByKeys ? band_of(op, C::kRows, op.d_k.rows(), op.q.rows(), op.first_key - op.first_query)
+                         : band_of(op, C::kRows, op.q.rows(), op.k.rows(), op.first_query),
+      .log2_scale = float(scale_of(op) * kLog2E),
+      .scale = float(scale_of(op)),
+      .log2_sum = terms.log2_sum,
+      .mean = terms.mean,
+      .padded_length = terms.padded_length};
   const auto map = [&](const Tensor& tensor, int rows) {
     return tensor_map<Layout::kPanel>(tensor, op.num_heads, rows);
   };
@@ -63,8 +65,9 @@ void launch_backward(Context& ctx, const WindowAttentionBackward& op, Tensor scr
     launch_persistent<C>(ctx, backward_kernel<C>, params.band.num_tiles, map(a1, 64), map(a2, 64), map(b1, C::kStep),
                          map(b2, C::kStep), map(out1, 64), map(out2, 64), params);
   };
+  const Range wanted{op.first_key, op.first_key + op.d_k.rows()};
   if constexpr (C::kByKeys)
-    launch(op.k, op.v, op.q, op.d_o, op.d_k, op.d_v);
+    launch(op.k.slice(wanted), op.v.slice(wanted), op.q, op.d_o, op.d_k, op.d_v);
   else
     launch(op.q, op.d_o, op.k, op.v, op.d_q, op.d_q);
 }

@@ -432,8 +432,8 @@ inline void launch_tensor_cores(Context& ctx, const WindowAttentionForward& op) 
 inline void launch_tensor_cores(Context& ctx, const WindowAttentionBackward& op, Tensor scratch) {
   with_shapes(head_size_of(op), [&]<class, class Q, class K>() {
     const auto p = parameters_of<bfloat16>(op, scratch);
-    launch_blocks(ctx, backward_queries_tensor_cores<Q>, Q::kRows, kBackwardSharedBytes<Q>, p);
-    launch_blocks(ctx, backward_keys_tensor_cores<K>, K::kRows, kBackwardSharedBytes<K>, by_keys(p));
+    if (op.d_q) launch_blocks(ctx, backward_queries_tensor_cores<Q>, Q::kRows, kBackwardSharedBytes<Q>, p);
+    launch_blocks(ctx, backward_keys_tensor_cores<K>, K::kRows, kBackwardSharedBytes<K>, by_keys(p, op));
   });
 }
 

@@ -1,5 +1,7 @@
 #include "models/layers/attention_block.h"
 
+#include <algorithm>
+
 #include "kernels/elementwise/elementwise.h"
 
 namespace boreas {
@@ -62,7 +64,7 @@ int64_t AttentionBlock::num_items(const Tensor& x) const {
 }
 
 Tensor AttentionBlock::project(Context& ctx, Keep keep, const Tensor& x, const Tensor& projected,
-                               NormedLinear::Saved* saved) const {
+                               NormedLinear::Saved* saved, std::vector<RowExchange::Moving>& moving) const {
   const Tensor own = own_keys_values(projected);
   if (rows_->is_local()) {
     projections_.forward(ctx, {.x = x}, {.y = projected}, saved);
@@ -70,11 +72,9 @@ Tensor AttentionBlock::project(Context& ctx, Keep keep, const Tensor& x, const T
   }
   const int64_t items = num_items(x);
   const Tensor all = ctx.alloc(keep, projected.dtype(), {items * rows_->num_rows(), own.cols()});
-  const Scope scope(ctx);
   const Tensor normed = projections_.normalise(ctx, x, saved);
   const int64_t width = shape_.attention_channels;
   projections_.map(ctx, normed, projected, {width, 3 * width});
-  std::vector<RowExchange::Moving> moving;
   for (int64_t i = 0; i < items; ++i) {
     const Tensor item = all.slice(all_rows(i));
     run(ctx, Copy{.x = own.slice(own_rows(i)), .y = item.slice(rows_->own())});
@@ -82,8 +82,59 @@ Tensor AttentionBlock::project(Context& ctx, Keep keep, const Tensor& x, const T
   }
   projections_.map(ctx, normed, projected, {0, width});
   if (edges_) projections_.map(ctx, normed, projected, {3 * width, 4 * width});
-  for (const RowExchange::Moving& rows : moving) rows_->finish_forward(ctx, rows);
   return all;
+}
+
+bool AttentionBlock::interior_first() const {
+  // Of longer parts the projections alone take longer than the messages: docs/sharding.md.
+  constexpr int64_t kMostWindows = 32;
+  return !edges_ && !rows_->is_local() && (window_ < 0 || num_nodes() < kMostWindows * window_);
+}
+
+Range AttentionBlock::interior() const {
+  if (!interior_first() || window_ < 0) return {};
+  const Range own = rows_->own();
+  const int64_t begin = own.begin > 0 ? window_ : 0;
+  const int64_t end = own.size() - (own.end < rows_->num_rows() ? window_ : 0);
+  return begin < end ? Range{begin, end} : Range{};
+}
+
+void AttentionBlock::attend(Context& ctx, const EdgeAttention::Arguments& in, const Tensor& p, const Tensor& stats,
+                            Range queries) const {
+  if (edges_) return edges_->forward(ctx, in, p, p, stats);
+  if (queries.size() == 0) return;
+  // Keys that these queries do not attend to may not have arrived: they are left out.
+  const Range at{rows_->own().begin + queries.begin, rows_->own().begin + queries.end}, all{0, in.k.rows()};
+  const Range keys =
+      window_ < 0 ? all : Range{std::max(all.begin, at.begin - window_), std::min(all.end, at.end + window_)};
+  run(ctx, WindowAttentionForward{.q = in.q.slice(queries),
+                                  .k = in.k.slice(keys),
+                                  .v = in.v.slice(keys),
+                                  .num_heads = shape_.num_heads,
+                                  .window = window_,
+                                  .first_query = at.begin - keys.begin,
+                                  .kernel = shape_.window_kernel,
+                                  .o = p.slice(queries),
+                                  .stats = stats.slice(queries)});
+}
+
+void AttentionBlock::backward_others(Context& ctx, const WindowAttentionBackward& item, const Tensor& d_k,
+                                     const Tensor& d_v) const {
+  const Range own = rows_->own();
+  const int64_t near = window_ < 0 ? own.size() : std::min(own.size(), window_);
+  const auto make = [&](Range wanted, Range queries, Range keys) {
+    if (wanted.size() == 0) return;
+    WindowAttentionBackward op = item;
+    for (Tensor* rows : {&op.q, &op.o, &op.stats, &op.d_o}) *rows = rows->slice(queries);
+    for (Tensor* rows : {&op.k, &op.v}) *rows = rows->slice(keys);
+    op.d_q = {};
+    op.d_k = d_k.slice(wanted), op.d_v = d_v.slice(wanted);
+    op.first_query = own.begin + queries.begin - keys.begin;
+    op.first_key = wanted.begin - keys.begin;
+    run(ctx, op);
+  };
+  make({0, own.begin}, {0, near}, {0, own.begin + near});
+  make({own.end, d_k.rows()}, {own.size() - near, own.size()}, {own.end - near, d_k.rows()});
 }
 
 HeadArrays AttentionBlock::forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in,
@@ -137,36 +188,42 @@ void AttentionBlock::forward(Context& ctx, const Inputs& in, const Outputs& out,
   const DType dtype = projection_.dtype();
   const int64_t rows = in.x.rows(), items = num_items(in.x);
   s.projected = ctx.alloc(keep, dtype, {rows, num_parts() * shape_.attention_channels});
-  s.keys_values = project(ctx, keep, in.x, s.projected, saved ? &s.projection : nullptr);
-  const Tensor raw_q = part(s.projected, 0), raw_k = keys(s.keys_values), v = values(s.keys_values);
-  s.q_stats = q_norm_.alloc_stats(ctx, keep, raw_q);
-  s.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
   if (!heads_) s.attention_stats = ctx.alloc(keep, accumulator_of(dtype), {rows, shape_.num_heads});
   s.attended = edges_ ? part(s.projected, 3) : ctx.alloc(keep, dtype, {rows, shape_.attention_channels});
   {
-    const Scope heads(ctx);
-    const Tensor q = q_norm_.forward(ctx, raw_q, s.q_stats), k = k_norm_.forward(ctx, raw_k, s.k_stats);
+    const Scope attention(ctx);
+    std::vector<RowExchange::Moving> moving;
+    s.keys_values = project(ctx, keep, in.x, s.projected, saved ? &s.projection : nullptr, moving);
+    const Tensor raw_q = part(s.projected, 0), raw_k = keys(s.keys_values), v = values(s.keys_values);
+    s.q_stats = q_norm_.alloc_stats(ctx, keep, raw_q);
+    s.k_stats = k_norm_.alloc_stats(ctx, keep, raw_k);
+    const Tensor q = q_norm_.forward(ctx, raw_q, s.q_stats), k = k_norm_.alloc(ctx, raw_k);
     Tensor features;
     if (edges_) features = edges_->features(ctx, in.edge_attributes);
+    const auto attend_item = [&](int64_t i, Range queries) {
+      const Range own = own_rows(i), all = all_rows(i);
+      attend(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features}, s.attended.slice(own),
+             s.attention_stats.slice(own), queries);
+    };
+    const Range first = interior();
+    for (int64_t i = 0; i < items && first.size() > 0; ++i) {
+      k_norm_.forward(ctx, raw_k, s.k_stats, k, own_keys(i));
+      attend_item(i, first);
+    }
+    for (const RowExchange::Moving& rows_of_others : moving) rows_->finish_forward(ctx, rows_of_others);
+    if (first.size() == 0) k_norm_.forward(ctx, raw_k, s.k_stats, k, {0, k.rows()});
     for (int64_t i = 0; i < items; ++i) {
       const Scope item(ctx);
-      const Range own = own_rows(i), all = all_rows(i);
-      const Tensor p = s.attended.slice(own);
-      if (heads_)
-        s.heads.push_back(forward_heads(ctx, keep, {graph_, q.slice(own), k.slice(own), v.slice(own), features}, p));
-      else if (edges_)
-        edges_->forward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features}, p, p,
-                        s.attention_stats.slice(own));
-      else
-        run(ctx, WindowAttentionForward{.q = q.slice(own),
-                                        .k = k.slice(all),
-                                        .v = v.slice(all),
-                                        .num_heads = shape_.num_heads,
-                                        .window = window_,
-                                        .first_query = rows_->own().begin,
-                                        .kernel = shape_.window_kernel,
-                                        .o = p,
-                                        .stats = s.attention_stats.slice(own)});
+      const Range own = own_rows(i);
+      if (heads_) {
+        s.heads.push_back(forward_heads(ctx, keep, {graph_, q.slice(own), k.slice(own), v.slice(own), features},
+                                        s.attended.slice(own)));
+      } else if (first.size() == 0) {
+        attend_item(i, {0, own.size()});
+      } else {
+        for (const Range& others : others_keys(i)) k_norm_.forward(ctx, raw_k, s.k_stats, k, others);
+        for (const Range& rest : {Range{0, first.begin}, Range{first.end, own.size()}}) attend_item(i, rest);
+      }
     }
   }
   s.middle = ctx.alloc(keep, in.x.dtype(), {rows, shape_.num_channels});
@@ -192,12 +249,39 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
         rows_->is_local() ? d_own : ctx.alloc(Keep::scratch, dtype, {items * rows_->num_rows(), 2 * width});
     const Tensor d_q = part(d_projected, 0), d_k = keys(d_keys_values), d_v = values(d_keys_values);
     {
-      const Scope heads(ctx);
+      const Scope attention(ctx);
       // d_p is the gradient of both the attention and r.
       const Tensor d_p =
           edges_ ? part(d_projected, 3) : ctx.alloc(Keep::scratch, dtype, {rows, shape_.attention_channels});
       projection_.backward_input(ctx, d_middle, d_p);
       const Tensor q = q_norm_.forward(ctx, raw_q, saved.q_stats), k = k_norm_.forward(ctx, raw_k, saved.k_stats);
+      const auto in_window = [&](int64_t i, Range keys) {
+        const Range own = own_rows(i), all = all_rows(i);
+        return WindowAttentionBackward{.q = q.slice(own),
+                                       .k = k.slice(all),
+                                       .v = v.slice(all),
+                                       .o = saved.attended.slice(own),
+                                       .stats = saved.attention_stats.slice(own),
+                                       .num_heads = shape_.num_heads,
+                                       .window = window_,
+                                       .first_query = rows_->own().begin,
+                                       .first_key = keys.begin - all.begin,
+                                       .kernel = shape_.window_kernel,
+                                       .d_o = d_p.slice(own),
+                                       .d_q = d_q.slice(own),
+                                       .d_k = d_k.slice(keys),
+                                       .d_v = d_v.slice(keys)};
+      };
+      std::vector<RowExchange::Moving> moving;
+      const auto start = [&](int64_t i) {
+        for (const Range& others : others_keys(i)) k_norm_.backward(ctx, raw_k, saved.k_stats, d_k, others);
+        moving.push_back(rows_->start_backward(ctx, d_keys_values.slice(all_rows(i))));
+      };
+      const bool others_first = interior_first();
+      for (int64_t i = 0; i < items && others_first; ++i) {
+        backward_others(ctx, in_window(i, {}), d_k.slice(all_rows(i)), d_v.slice(all_rows(i)));
+        start(i);
+      }
       Tensor features, d_features;
       if (edges_) {
         features = edges_->features(ctx, in.edge_attributes);
@@ -213,28 +297,14 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
                            saved.attention_stats.slice(own), d_p.slice(own),
                            {graph_, d_q.slice(own), d_k.slice(all), d_v.slice(all), d_features});
         else
-          run(ctx, WindowAttentionBackward{.q = q.slice(own),
-                                           .k = k.slice(all),
-                                           .v = v.slice(all),
-                                           .o = saved.attended.slice(own),
-                                           .stats = saved.attention_stats.slice(own),
-                                           .num_heads = shape_.num_heads,
-                                           .window = window_,
-                                           .first_query = rows_->own().begin,
-                                           .kernel = shape_.window_kernel,
-                                           .d_o = d_p.slice(own),
-                                           .d_q = d_q.slice(own),
-                                           .d_k = d_k.slice(all),
-                                           .d_v = d_v.slice(all)});
+          run(ctx, in_window(i, others_first ? own_keys(i) : all));
       }
       if (edges_) edges_->finish_gradient(ctx, in.edge_attributes, d_features, d_in.edge_attributes);
-    }
-    k_norm_.backward(ctx, raw_k, saved.k_stats, d_k);
-    {
-      const Scope travel(ctx);
-      std::vector<RowExchange::Moving> moving;
-      for (int64_t i = 0; i < items && !rows_->is_local(); ++i)
-        moving.push_back(rows_->start_backward(ctx, d_keys_values.slice(all_rows(i))));
+      for (int64_t i = 0; i < items && !others_first && !rows_->is_local(); ++i) start(i);
+      if (rows_->is_local())
+        k_norm_.backward(ctx, raw_k, saved.k_stats, d_k);
+      else
+        for (int64_t i = 0; i < items; ++i) k_norm_.backward(ctx, raw_k, saved.k_stats, d_k, own_keys(i));
       q_norm_.backward(ctx, raw_q, saved.q_stats, d_q);
       projection_.backward_parameters(ctx, saved.attended, d_middle);
       for (size_t i = 0; i < moving.size(); ++i) {

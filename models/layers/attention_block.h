@@ -1,6 +1,7 @@
 // The block of a processor: attention along a graph or inside a window, then an MLP.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,8 +31,10 @@ namespace boreas {
 ///          activations, which are else computed again
 /// Ranks    x holds this rank's nodes; keys and values of others come by the exchange while q and r are projected, and
 ///          their gradients go home beside that of W_p. For the window, `rows` are consecutive positions of the
-///          sequence. With `heads` the exchange has own rows only, the graph is whole, and attention is between all
-///          rows, head by head: see HeadSharding.
+///          sequence; where a part has less than 32 windows, queries whose keys are all own ones attend while those of
+///          others travel, and the gradients of the others' keys and values are made first and go home beside all other
+///          gradients of the attention. With `heads` the exchange has own rows only, the graph is whole, and attention
+///          is between all rows, head by head: see HeadSharding.
 /// Source   Shi et al. 2021 (graph); Vaswani et al. 2017, Beltagy et al. 2020 (window)
 class AttentionBlock {
  public:
@@ -74,6 +77,13 @@ class AttentionBlock {
   /// Rows of item i of an array by own nodes, or by all rows that attention reads.
   Range own_rows(int64_t i) const { return {i * num_nodes(), (i + 1) * num_nodes()}; }
   Range all_rows(int64_t i) const { return {i * rows_->num_rows(), (i + 1) * rows_->num_rows()}; }
+  /// Among them, the own rows and those of others.
+  Range own_keys(int64_t i) const {
+    return {all_rows(i).begin + rows_->own().begin, all_rows(i).begin + rows_->own().end};
+  }
+  std::array<Range, 2> others_keys(int64_t i) const {
+    return {{{all_rows(i).begin, own_keys(i).begin}, {own_keys(i).end, all_rows(i).end}}};
+  }
   Tensor keys(const Tensor& keys_values) const { return keys_values.columns({0, shape_.attention_channels}); }
   Tensor values(const Tensor& keys_values) const {
     return keys_values.columns({shape_.attention_channels, 2 * shape_.attention_channels});
@@ -82,8 +92,19 @@ class AttentionBlock {
   Tensor own_keys_values(const Tensor& projected) const {
     return projected.columns({shape_.attention_channels, 3 * shape_.attention_channels});
   }
-  /// Fills `projected` and returns k | v of all rows.
-  Tensor project(Context& ctx, Keep keep, const Tensor& x, const Tensor& projected, NormedLinear::Saved* saved) const;
+  /// Fills `projected` and returns k | v of all rows; those of others arrive when `moving` of each item is finished.
+  Tensor project(Context& ctx, Keep keep, const Tensor& x, const Tensor& projected, NormedLinear::Saved* saved,
+                 std::vector<RowExchange::Moving>& moving) const;
+  /// Whether messages travel beside the attention of what needs none, not only beside projections: inside windows, of
+  /// parts that are short.
+  bool interior_first() const;
+  /// Then the own rows, counted from the first of them, that attend to own rows only.
+  Range interior() const;
+  /// Attention of own rows, or inside the window of these of them only, which needs the keys that they attend to only.
+  void attend(Context& ctx, const EdgeAttention::Arguments& in, const Tensor& p, const Tensor& stats,
+              Range queries) const;
+  /// Inside the window, the gradients of the keys and values of others alone, in arrays of all rows of an item.
+  void backward_others(Context& ctx, const WindowAttentionBackward& item, const Tensor& d_k, const Tensor& d_v) const;
   HeadArrays forward_heads(Context& ctx, Keep keep, const EdgeAttention::Arguments& in, const Tensor& p) const;
   void backward_heads(Context& ctx, const HeadArrays& arrays, const Tensor& features, const Tensor& d_p,
                       const EdgeAttention::Arguments& d_in) const;

@@ -28,19 +28,41 @@ HeadNorm::HeadNorm(ParameterStore& store, const std::string& name, const BlockSh
   if (shape.qk_norm) norm_ = LayerNorm::of_heads(store, name, shape.attention_channels, shape.num_heads);
 }
 
+namespace {
+
+/// Of some rows of x: there are as many for each row as heads.
+Tensor stats_of(const Tensor& stats, const Tensor& x, Range rows) {
+  const int64_t heads = stats.rows() / x.rows();
+  return stats.slice({rows.begin * heads, rows.end * heads});
+}
+
+}  // namespace
+
 Tensor HeadNorm::alloc_stats(Context& ctx, Keep keep, const Tensor& x) const {
   return norm_ ? norm_->alloc_stats(ctx, keep, x) : Tensor();
 }
 
 Tensor HeadNorm::forward(Context& ctx, const Tensor& x, const Tensor& stats, Keep keep) const {
-  if (!norm_) return x;
-  const Tensor y = ctx.alloc(keep, x.dtype(), {x.rows(), x.cols()});
-  norm_->forward(ctx, x, y, stats);
+  const Tensor y = alloc(ctx, x, keep);
+  forward(ctx, x, stats, y, {0, x.rows()});
   return y;
 }
 
+Tensor HeadNorm::alloc(Context& ctx, const Tensor& x, Keep keep) const {
+  return norm_ ? ctx.alloc(keep, x.dtype(), {x.rows(), x.cols()}) : x;
+}
+
+void HeadNorm::forward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& y, Range rows) const {
+  if (norm_ && rows.size() > 0) norm_->forward(ctx, x.slice(rows), y.slice(rows), stats_of(stats, x, rows));
+}
+
 void HeadNorm::backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d) const {
-  if (norm_) norm_->backward(ctx, x, stats, d, d);
+  backward(ctx, x, stats, d, {0, x.rows()});
+}
+
+void HeadNorm::backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d, Range rows) const {
+  if (!norm_ || rows.size() == 0) return;
+  norm_->backward(ctx, x.slice(rows), stats_of(stats, x, rows), d.slice(rows), d.slice(rows));
 }
 
 EdgeAttention::EdgeAttention(ParameterStore& store, const std::string& prefix, const BlockShape& shape,

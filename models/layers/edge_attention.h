@@ -30,8 +30,12 @@ class HeadNorm {
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& x) const;
   /// LN(x) by heads, in scratch memory unless kept, or x itself without the norm.
   Tensor forward(Context& ctx, const Tensor& x, const Tensor& stats, Keep keep = Keep::scratch) const;
+  /// The same in two parts, so that `rows` of y may be made when these rows of x are there: room for y, or x itself.
+  Tensor alloc(Context& ctx, const Tensor& x, Keep keep = Keep::scratch) const;
+  void forward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& y, Range rows) const;
   /// d becomes the gradient of x where it was that of LN(x).
   void backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d) const;
+  void backward(Context& ctx, const Tensor& x, const Tensor& stats, const Tensor& d, Range rows) const;
 
  private:
   std::optional<LayerNorm> norm_;

@@ -152,6 +152,35 @@ TEST(WindowAttention, MatchesTheWholeMatrix) {
     }
 }
 
+// Some keys before the others, without d_q: sums over the queries that are given.
+TEST(WindowAttention, GradientsOfAStretchOfTheKeys) {
+  for (const DType dtype : {DType::f64, DType::f32})
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(testing::Message() << c << to_string(dtype));
+      Workspace work;
+      const Problem p(work, dtype, c);
+      p.forward();
+      p.backward();
+      const std::vector<double> d_q = values_of(p.d_q), d_k = values_of(p.d_k), d_v = values_of(p.d_v);
+      for (const Tensor& gradient : {p.d_q, p.d_k, p.d_v}) fill(gradient, -7);
+      int64_t flops = 0;
+      const int64_t third = c.length / 3;
+      for (const Range& keys : {Range{third, third}, Range{third, c.length}, Range{0, third}}) {
+        WindowAttentionBackward op = p.backward_op();
+        op.first_key = keys.begin;
+        op.d_k = p.d_k.slice(keys), op.d_v = p.d_v.slice(keys);
+        if (keys.begin > 0 || keys.size() == 0) op.d_q = {};
+        run(work.ctx, op);
+        flops += op.flops();
+      }
+      EXPECT_EQ(flops, p.backward_op().flops());
+      expect_close(p.d_q, d_q);
+      expect_close(p.d_k, d_k, 5e-6, 1e-13, 0.1 * norm(p.d_v));
+      expect_close(p.d_v, d_v);
+      work.expect_padding_untouched();
+    }
+}
+
 TEST(WindowAttention, BackwardMatchesFiniteDifferences) {
   for (const Case& c : {Case{5, 3, 5, 2}, Case{70, 2, 16, 7}, Case{70, 1, 3, -1}}) {
     SCOPED_TRACE(testing::Message() << c);

@@ -33,9 +33,8 @@ TEST(ShardedModelCudaRanks, EqualsOneGpu) {
 
 TEST(ShardedModelCudaRanks, RepeatsBitForBit) {
   BOREAS_CONNECT_GPUS_OR_SKIP();
-  repeats(
-      on_gpu(make_case(ProcessorKind::graph_transformer, 2, Recompute::block, ExchangeKind::halo, false), DType::bf16),
-      world());
+  for (const ProcessorKind processor : {ProcessorKind::graph_transformer, ProcessorKind::transformer})
+    repeats(on_gpu(make_case(processor, 2, Recompute::block, ExchangeKind::halo, false), DType::bf16), world());
 }
 
 }  // namespace

@@ -62,8 +62,8 @@ TEST(ShardedModelRanks, RepeatsBitForBit) {
   const int size = int(std::min<int64_t>(world().size(), kHidden));
   const auto group = world().split(world().rank() < size ? 0 : 1);
   if (world().rank() >= size) return;
-  repeats(make_case(ProcessorKind::graph_transformer, 2, Recompute::block, ExchangeKind::halo, false, DType::f32),
-          *group);
+  for (const ProcessorKind processor : {ProcessorKind::graph_transformer, ProcessorKind::transformer})
+    repeats(make_case(processor, 2, Recompute::block, ExchangeKind::halo, false, DType::f32), *group);
 }
 
 TEST(ShardedModelRanks, MoreRanksThanNodesAreRefused) {

@@ -93,6 +93,19 @@ inline WindowAttentionBackward backward_op(const Tensors& t, const Case& c,
           .d_v = t.d_v};
 }
 
+/// The same gradients, some of the keys' before the others': d_q with the last of three stretches.
+inline std::vector<WindowAttentionBackward> parts_of(const WindowAttentionBackward& op) {
+  std::vector<WindowAttentionBackward> parts;
+  const int64_t length = op.k.rows(), third = length / 3;
+  for (const Range& keys : {Range{0, third}, Range{length - third, length}, Range{third, length - third}}) {
+    WindowAttentionBackward& part = parts.emplace_back(op);
+    part.first_key = keys.begin;
+    part.d_k = op.d_k.slice(keys), part.d_v = op.d_v.slice(keys);
+    if (parts.size() < 3) part.d_q = {};
+  }
+  return parts;
+}
+
 /// Random inputs and outputs full of NaN, on the host. Rows lie `before` columns into a matrix that is wider.
 inline Tensors host_tensors(Workspace& w, DType dtype, const Case& c, int64_t before = 0) {
   const int64_t channels = c.num_heads * c.head_size;
