@@ -5,6 +5,7 @@
 
 #include "engine/checkpoint.h"
 #include "engine/commands.h"
+#include "engine/forecaster.h"
 #include "engine/memory_plan.h"
 #include "engine/rank_plan.h"
 #include "engine/text_file.h"
@@ -12,6 +13,7 @@
 #include "io/hdf5_file.h"
 #include "io/input_files.h"
 #include "io/zarr.h"
+#include "tests/engine/forecast_by_training.h"
 #include "tests/engine/tiny_run.h"
 #include "tests/support/error_of.h"
 #include "tests/support/ranks.h"
@@ -227,6 +229,30 @@ TEST(TrainingRanks, AnyNumberGoesOnForecastsAndEvaluates) {
   }
   // The maps too: a picture shows no rounding.
   EXPECT_EQ(read_text_file(parts.output + "/report.html").size(), report.size());
+}
+
+TEST(TrainingRanks, ForecastStepsAreThoseOfTrainingToTheBit) {
+  const SharedFolder folder;
+  RunConfig config = folder.config("steps");
+  config.precision = Precision::f32;
+  config.model.encoder.num_chunks = config.model.decoder.num_chunks = 2;
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  for (const ShardKind kind : {ShardKind::edges, ShardKind::heads})
+    for (const bool fold : {true, false}) {
+      if (kind == ShardKind::heads && world().size() > config.model.num_heads) continue;
+      config.parallel.shard = kind;
+      config.forecast.fold = fold;
+      StepModel model(make_setup(config, reader, GraphCache::read_only, graph_share(config, world())), Device::cpu(),
+                      &world());
+      model.parameters().materialise(1);
+      const auto expected = test::forecast_by_training(model, reader, 10, 3);
+      Forecaster forecaster(model, reader);
+      std::vector<std::vector<float>> found;
+      forecaster.run(reader.dates()[10], 3, [&](int64_t, int64_t, std::span<const float> fields) {
+        found.emplace_back(fields.begin(), fields.end());
+      });
+      EXPECT_EQ(found, expected) << to_string(kind) << ", fold " << fold;
+    }
 }
 
 // In f32, of an ensemble, in all three formats, with variables that GRIB knows.
