@@ -4,7 +4,7 @@
 //
 //   A       N320 to an icosahedral mesh of level 6, graph transformer, 16 layers, 512 channels
 //   B       the same, 1024 channels
-//   D       O1280 to O320, encoder and decoder only, 512 channels, encoder in 32 and decoder in 64 chunks
+//   D       O1280 to O320, encoder and decoder only, 512 channels, encoder in 48 and decoder in 96 chunks
 //
 // 85 prognostic, 16 constant forcing and 4 diagnostic variables, two input steps; all 89 outputs of every step are
 // written to --folder. The time of a forecast goes from an initial state on the device to files that have their names;
@@ -53,8 +53,8 @@ ModelSetup setup_of(const std::string& shape, const Options& options, Device dev
     config.graph.build.processor.kind = EdgesKind::none;
     config.graph.build.hidden.kind = NodesKind::reduced_gaussian_octahedral;
     config.graph.build.hidden.number = 320;
-    config.model.encoder.num_chunks = 32;
-    config.model.decoder.num_chunks = 64;
+    config.model.encoder.num_chunks = 48;
+    config.model.decoder.num_chunks = 96;
   }
   if (options.encoder_chunks) config.model.encoder.num_chunks = options.encoder_chunks;
   if (options.decoder_chunks) config.model.decoder.num_chunks = options.decoder_chunks;
