@@ -34,6 +34,7 @@ ModelSetup agreed_setup(const std::string& path, const RunConfig& config, Commun
   setup.config.device = config.device;
   setup.config.cuda_graphs = config.cuda_graphs;
   setup.config.parallel = config.parallel;
+  setup.config.forecast = config.forecast;
   return setup;
 }
 

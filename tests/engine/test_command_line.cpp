@@ -181,6 +181,14 @@ TEST_F(CommandLine, FromANetcdfFileToScoresAndBack) {
   EXPECT_NE(read_text_file(folder / "run/report.html").find("<svg"), std::string::npos);
   EXPECT_TRUE(fs::exists(folder / "run/maps"));
 
+  // Settings of the forecast are those of the command, not those that the checkpoint was trained with: folding rounds
+  // differently.
+  const auto values = [&](const std::string& fold) {
+    succeed("forecast config.yaml --set forecast.fold=" + fold + " --set forecast.output=folded_" + fold +
+            " --set forecast.formats=[netcdf]");
+    return read_text_file(folder / ("run/folded_" + fold + ".checksums.jsonl"));
+  };
+  EXPECT_NE(values("true"), values("false"));
   // export and import: the same weights make the same forecast
   for (const std::string file : {"weights.h5", "weights.safetensors"}) {
     EXPECT_EQ(succeed("export run " + file).out, "wrote " + file + "\n");
