@@ -205,6 +205,7 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
         members.empty() ? 0 : members[size_t(f % num_members)]);
   std::vector<std::string> paths = output.close();
   if (progress) progress->finish();
+  spdlog::info("the arena of the forecasts held {} bytes at most", forecaster.arena_peak_bytes());
   spdlog::info("checksums of each variable at each lead time are in {}", paths.back());
   paths.pop_back();
   return paths;

@@ -158,6 +158,14 @@ evaluation: {start: 2001-03-05, lead_steps: 2}
     return folder / fmt::format("{}/data/{}.0.0.0", dataset, date);
   }
 
+  // What the checksums of a forecast in `run` say, one line for each start date.
+  nlohmann::json checksums(const std::string& name) const {
+    nlohmann::json forecasts = nlohmann::json::array();
+    const auto lines = lines_of(read_text_file(folder / ("run/" + name + ".checksums.jsonl")));
+    for (size_t i = 1; i < lines.size(); ++i) forecasts.push_back(nlohmann::json::parse(lines[i]));  // 0 is of the run
+    return forecasts;
+  }
+
   void edit_json(const std::string& name, const std::function<void(nlohmann::json&)>& change) const {
     nlohmann::json document = nlohmann::json::parse(read_text_file(folder / name));
     change(document);
