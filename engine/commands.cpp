@@ -35,15 +35,22 @@ ModelSetup agreed_setup(const std::string& path, const RunConfig& config, Commun
   setup.config.cuda_graphs = config.cuda_graphs;
   setup.config.parallel = config.parallel;
   setup.config.forecast = config.forecast;
+  setup.config.memory = config.memory;
   return setup;
 }
 
-/// The device of this rank. What was trained in bf16 has weights in f32, and runs in f32 on the CPU.
-Device device_to_run(ModelSetup& setup, Communicator& ranks) {
+/// The device of this rank, on which forecasts then fit the budget. What was trained in bf16 has weights in f32, and
+/// runs in f32 on the CPU.
+Device device_to_run(ModelSetup& setup, const ForecastUse& use, Communicator& ranks) {
   RunConfig config = setup.config;
   if (config.precision == Precision::bf16) config.precision = Precision::f32;
   const Device device = choose_device(config, ranks);
   if (!device.is_cuda()) setup.config.precision = config.precision;
+  setup.config = fit_forecast_to_budget(setup, device, ranks, use);
+  const ModelConfig& model = setup.config.model;
+  if (!setup.config.memory.budget.empty())
+    spdlog::info("memory.budget={} encoder.num_chunks={} decoder.num_chunks={}", setup.config.memory.budget,
+                 model.encoder.num_chunks, model.decoder.num_chunks);
   ranks.connect(device);
   return device;
 }
@@ -54,10 +61,10 @@ std::string agreed_checkpoint(const RunConfig& config, const std::string& checkp
 }
 
 struct Trained {
-  Trained(const RunConfig& config, const std::string& checkpoint_or_folder, Communicator& ranks)
+  Trained(const RunConfig& config, const std::string& checkpoint_or_folder, const ForecastUse& use, Communicator& ranks)
       : path(agreed_checkpoint(config, checkpoint_or_folder, ranks)),
         setup(agreed_setup(path, config, ranks)),
-        model(setup, device_to_run(setup, ranks), &ranks) {
+        model(setup, device_to_run(setup, use, ranks), &ranks) {
     model.parameters().materialise(0);
     load_weights(path, model);
     model.parameters().keep_values_only();
@@ -120,8 +127,9 @@ std::string make_plan(const RunConfig& config, const ProcessGrid& ranks) {
 
 std::string make_communication_plan(const RunConfig& config, int64_t num_ranks) {
   BOREAS_CHECK(num_ranks >= 1, invalid_argument, "--ranks is {}; expected at least 1", num_ranks);
-  const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
-  const RankPlan plan = plan_ranks(setup, choose_device(config, Purpose::plan), num_ranks);
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  const ModelSetup setup = make_setup(config, reader);
+  const RankPlan plan = plan_ranks(setup, choose_device(config, Purpose::plan), num_ranks, reader.num_members());
   return plan.table() + resolution_table(setup, plan.model_ranks);
 }
 
@@ -183,7 +191,7 @@ std::vector<std::string> make_forecasts(const RunConfig& config, const std::stri
   const ForecastConfig& settings = config.forecast;
   std::optional<DatasetReader> reader;
   if (settings.state.empty()) reader = DatasetReader::open(config.data.dataset);
-  const Trained trained(config, checkpoint, ranks);
+  const Trained trained(config, checkpoint, {}, ranks);
   const StepModel& model = trained.model;
   auto source = reader ? dataset_source(model, *reader) : file_source(model, settings.state);
   const std::vector<int64_t> starts = start_dates(settings, *source, model);
@@ -216,7 +224,7 @@ std::vector<ForecastScore> make_evaluation(const RunConfig& config, const std::s
   const DatasetReader starts = DatasetReader::open(config.data.dataset);
   const std::string& truth = config.evaluation.truth;
   const DatasetReader reader = truth.empty() ? starts : DatasetReader::open({.path = truth});
-  const Trained trained(config, checkpoint, ranks);
+  const Trained trained(config, checkpoint, {.num_members = starts.num_members(), .writes = false}, ranks);
   const StepModel& model = trained.model;
   std::optional<Progress> progress;
   int64_t reported = 0;

@@ -171,7 +171,7 @@ struct MemoryConfig {
   void fields(auto&& visit) {
     visit("budget", budget, "",
           "memory of each rank to stay within, such as 8GiB; model.recompute and the numbers of chunks are then "
-          "raised until the plan fits; empty: use them as they are");
+          "raised until the plan fits, for forecasts and evaluations the chunks; empty: use them as they are");
   }
 };
 

@@ -25,6 +25,12 @@ bool has_inputs(const DatasetReader& reader, int64_t start_date, int64_t num_inp
 
 }  // namespace
 
+int64_t bytes_kept_in_evaluation(const StepModel& model, int64_t num_members) {
+  if (num_members == 1) return 0;
+  const int64_t num_fields = model.setup().config.data.num_output_steps * model.variables().num_outputs();
+  return num_members * num_fields * model.num_cells() * int64_t(sizeof(float));
+}
+
 Evaluation evaluate(const StepModel& model, const DatasetReader& starts, const DatasetReader& reader,
                     const EvaluationConfig& config, const std::function<void(int64_t, int64_t)>& progress,
                     std::span<const int64_t> map_cells) {

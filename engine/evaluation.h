@@ -24,6 +24,9 @@ struct Evaluation {
   Range climatology;      ///< date indices that the baselines were computed from
 };
 
+/// What an ensemble of so many members keeps on the host besides their states: the newest fields of each.
+int64_t bytes_kept_in_evaluation(const StepModel& model, int64_t num_members);
+
 /// Forecasts to every verification date at lead 1 .. lead_steps: a lead of L starts L steps before its target, so all
 /// lead times are verified on the same dates. Dates whose truth or initial state the dataset lacks are left out. Throws
 /// config if no date is left, or if the climatology period overlaps the verification dates. All ranks of the model call

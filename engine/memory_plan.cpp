@@ -3,8 +3,10 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
+#include "engine/evaluation.h"
 #include "engine/forecast_output.h"
 #include "engine/forecaster.h"
 
@@ -34,6 +36,40 @@ void append_lines(std::string& text, const std::string& title, const std::vector
     text += fmt::format("  {:<10} {:>12}  {}\n", line.owner, format_bytes(line.bytes), line.note);
 }
 
+/// What forecasts of a model take that has `graph_bytes` besides its parameters, each of their states `peak`.
+std::vector<MemoryReport::Line> forecast_lines(const StepModel& model, int64_t graph_bytes, const Arena::Peak& peak,
+                                               const ForecastUse& use, int64_t& host_bytes) {
+  const Device device = model.device();
+  const int64_t n = use.num_members;
+  const int64_t states = n * ModelState::staging_bytes(model);
+  const int64_t output = use.writes ? ForecastOutput::staging_bytes(model, model.setup().config.forecast) : 0;
+  const int64_t kept = bytes_kept_in_evaluation(model, n);
+  const std::string each = n > 1 ? fmt::format(", of {} members", n) : "";
+  std::vector<MemoryReport::Line> lines = {{"parameters", model.parameters().value_bytes(), ""},
+                                           {"graph", graph_bytes, "edges and their attributes"}};
+  host_bytes = device.is_cuda() ? states + output + kept : 0;
+  if (device.is_cuda()) {
+    lines.push_back({"batch", n * ModelState::device_bytes(model, device), "forcings in, states out" + each});
+    lines.push_back({"libraries", n * Context::kLibraryWorkspaceBytes, "room for cuBLASLt to compute in" + each});
+  } else {
+    lines.push_back({"staging", states, "states in and out" + each});
+    if (use.writes) lines.push_back({"output", output, "field sets on their way to files"});
+    if (n > 1) lines.push_back({"kept", kept, "the newest fields of all members, which are scored together"});
+  }
+  add_arena(lines, {.bytes = n * peak.bytes,
+                    .saved_bytes = n * peak.saved_bytes,
+                    .scratch_bytes = n * peak.scratch_bytes,
+                    .owner = peak.owner + each});
+  return lines;
+}
+
+int64_t context_bytes_of(Device device, int num_ranks) {
+  if (!device.is_cuda()) return 0;
+  return kContextBytes + (num_ranks > 1 ? kNcclBytes : 0);
+}
+
+int64_t counted_bytes(Device device) { return device.is_cuda() ? live_device_bytes() : live_bytes(); }
+
 }  // namespace
 
 int64_t MemoryReport::total(const std::vector<Line>& lines) {
@@ -46,23 +82,24 @@ std::string MemoryReport::table() const {
                                  num_parameters, to_string(recompute), encoder_chunks, decoder_chunks);
   append_lines(text, "training", training);
   append_lines(text, "forecast", forecast);
+  if (!evaluation.empty()) append_lines(text, "evaluation", evaluation);
   if (context_bytes > 0)
     text += fmt::format(
         "on a GPU, besides {} for the CUDA context and the code of kernels{}; on the host {} in training, {} in a "
-        "forecast\n",
+        "forecast{}\n",
         format_bytes(context_bytes - nccl_bytes),
         nccl_bytes > 0 ? fmt::format(", and an allowance of {} for NCCL", format_bytes(nccl_bytes)) : "",
-        format_bytes(training_host_bytes), format_bytes(forecast_host_bytes));
+        format_bytes(training_host_bytes), format_bytes(forecast_host_bytes),
+        evaluation.empty() ? "" : fmt::format(", {} in an evaluation", format_bytes(evaluation_host_bytes)));
   return text;
 }
 
-MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const ProcessGrid& ranks) {
+MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const ProcessGrid& ranks, int64_t num_members) {
   const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
-  const auto bytes_now = [&] { return device.is_cuda() ? live_device_bytes() : live_bytes(); };
   const RunConfig& config = setup.config;
-  const int64_t num_variables = setup.variables.size(), before = bytes_now();
+  const int64_t num_variables = setup.variables.size(), before = counted_bytes(device);
   TrainingStep step(setup, device, ranks);
-  const int64_t graph_bytes = bytes_now() - before;
+  const int64_t graph_bytes = counted_bytes(device) - before;
   const ParameterStore& store = step.model().parameters();
 
   MemoryReport report;
@@ -92,28 +129,42 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
                            ranks.world->size() > 1 ? "two moments of what this rank trains" : "two moments"},
                           {"ema", step.optimizer().average_bytes(), ""},
                           {"graph", graph_bytes, "edges and their attributes, weights of the loss"}});
-  report.forecast = {weights[0], {"graph", graph_bytes, "edges and their attributes"}};
+  const int64_t forecast_graph_bytes = graph_bytes - step.loss_bytes();
+  report.forecast =
+      forecast_lines(step.model(), forecast_graph_bytes, report.forecast_peak, {}, report.forecast_host_bytes);
+  if (num_members > 1)
+    report.evaluation = forecast_lines(step.model(), forecast_graph_bytes, report.forecast_peak,
+                                       {.num_members = num_members, .writes = false}, report.evaluation_host_bytes);
   const std::string ahead =
       fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
-  const int64_t states = ModelState::staging_bytes(step.model());
-  const int64_t output = ForecastOutput::staging_bytes(step.model(), setup.config.forecast);
   if (device.is_cuda()) {
     report.training_host_bytes = staging;
-    report.forecast_host_bytes = states + output;
-    report.context_bytes = kContextBytes + (ranks.world->size() > 1 ? kNcclBytes : 0);
+    report.context_bytes = context_bytes_of(device, ranks.world->size());
     report.nccl_bytes = report.context_bytes - kContextBytes;
     report.training.push_back({"batch", batch, ""});
     report.training.push_back({"staging", batch, "a batch on its way"});
-    report.forecast.push_back({"batch", ModelState::device_bytes(step.model(), device), "forcings in, states out"});
-    for (auto* lines : {&report.training, &report.forecast})
-      lines->push_back({"libraries", Context::kLibraryWorkspaceBytes, "room for cuBLASLt to compute in"});
+    report.training.push_back({"libraries", Context::kLibraryWorkspaceBytes, "room for cuBLASLt to compute in"});
   } else {
     report.training.push_back({"staging", staging, ahead});
-    report.forecast.push_back({"staging", states, "states in and out"});
-    report.forecast.push_back({"output", output, "field sets on their way to files"});
   }
   add_arena(report.training, report.training_peak);
-  add_arena(report.forecast, report.forecast_peak);
+  return report;
+}
+
+MemoryReport plan_forecast(const ModelSetup& setup, Device run_device, Communicator& ranks, const ForecastUse& use) {
+  const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
+  const int64_t before = counted_bytes(device);
+  const StepModel model(setup, device, &ranks);
+  const int64_t graph_bytes = counted_bytes(device) - before;
+  MemoryReport report;
+  report.num_parameters = model.parameters().num_parameters();
+  report.recompute = setup.config.model.recompute;
+  report.encoder_chunks = setup.config.model.encoder.num_chunks;
+  report.decoder_chunks = setup.config.model.decoder.num_chunks;
+  report.forecast_peak = Forecaster::plan(model, device);
+  report.forecast = forecast_lines(model, graph_bytes, report.forecast_peak, use, report.forecast_host_bytes);
+  report.context_bytes = context_bytes_of(device, ranks.size());
+  report.nccl_bytes = device.is_cuda() ? report.context_bytes - kContextBytes : 0;
   return report;
 }
 
@@ -153,14 +204,42 @@ RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGri
               by_free ? "Free its memory, or " : "Raise the budget, or ");
 }
 
+RunConfig fit_forecast_to_budget(const ModelSetup& setup, Device device, Communicator& ranks, const ForecastUse& use) {
+  const std::string& given = setup.config.memory.budget;
+  if (given.empty()) return setup.config;
+  const int64_t budget = parse_bytes(given, "memory.budget");
+  ModelSetup candidate = setup;
+  ModelConfig& model = candidate.config.model;
+  const int64_t most_chunks = std::min<int64_t>(kMaximumChunks, setup.graph.node_set(kHiddenNodes).size());
+  int64_t least = std::numeric_limits<int64_t>::max();
+  std::string least_with;
+  for (int64_t chunks = 1; chunks <= most_chunks; chunks *= 2) {
+    model.encoder.num_chunks = std::max(chunks, setup.config.model.encoder.num_chunks);
+    model.decoder.num_chunks = std::max(chunks, setup.config.model.decoder.num_chunks);
+    const MemoryReport report = plan_forecast(candidate, device, ranks, use);
+    const int64_t needed = ranks.largest(report.forecast_bytes() + report.context_bytes);
+    if (needed <= budget) return candidate.config;
+    if (needed >= least) continue;
+    least = needed;
+    least_with =
+        fmt::format("encoder in {} and decoder in {} chunks", model.encoder.num_chunks, model.decoder.num_chunks);
+  }
+  BOREAS_FAIL(
+      out_of_memory, "memory.budget is {} but {} at least {}, with {}. Raise the budget, {}or use more ranks",
+      format_bytes(budget),
+      use.num_members > 1 ? fmt::format("forecasts of {} members together need", use.num_members) : "a forecast needs",
+      format_bytes(least), least_with, setup.config.forecast.fold ? "set forecast.fold to false, " : "");
+}
+
 MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks) {
   validate(config);
   const Device device = choose_device(config, *ranks.world, Purpose::plan);
-  ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  ModelSetup setup = make_setup(config, reader);
   if (config.parallel.partition == GraphPartition::patches && ranks.model->size() > 1)
     setup.graph = in_patches(setup.graph, ranks.model->size());
   setup.config = fit_to_budget(setup, device, ranks);
-  return plan_memory(setup, device, ranks);
+  return plan_memory(setup, device, ranks, reader.num_members());
 }
 
 Device choose_device(const RunConfig& config, Purpose purpose) {

@@ -16,8 +16,9 @@ struct MemoryReport {
     int64_t bytes = 0;
     std::string note;
   };
-  std::vector<Line> training, forecast;                      ///< disjoint parts of each, in the memory of the device
-  int64_t training_host_bytes = 0, forecast_host_bytes = 0;  ///< memory of a GPU's host
+  std::vector<Line> training, forecast;  ///< disjoint parts of each, in the memory of the device
+  std::vector<Line> evaluation;          ///< of an ensemble, whose members each have a state; else empty
+  int64_t training_host_bytes = 0, forecast_host_bytes = 0, evaluation_host_bytes = 0;  ///< memory of a GPU's host
   int64_t context_bytes = 0;  ///< what a GPU needs besides, an allowance: the CUDA context, the code of kernels, NCCL
   int64_t nccl_bytes = 0;     ///< of these NCCL's, where several ranks compute
   Arena::Peak training_peak, forecast_peak;
@@ -27,6 +28,7 @@ struct MemoryReport {
 
   int64_t training_bytes() const { return total(training); }  ///< of all buffers
   int64_t forecast_bytes() const { return total(forecast); }
+  int64_t evaluation_bytes() const { return total(evaluation); }
   std::string table() const;
 
  private:
@@ -34,8 +36,19 @@ struct MemoryReport {
 };
 
 /// Dry run of a training step (all rollout steps, chunks, micro-steps, one validation) and of a forecast step, as this
-/// rank makes them. Collective.
-MemoryReport plan_memory(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
+/// rank makes them. `num_members` are those of the dataset, for an evaluation. Collective.
+MemoryReport plan_memory(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank(),
+                         int64_t num_members = 1);
+
+/// What forecasts hold at once.
+struct ForecastUse {
+  int64_t num_members = 1;  ///< that go on together, each in a state of its own, as in an evaluation
+  bool writes = true;       ///< has field sets on their way to files
+};
+
+/// Dry run of a forecast step of a model that `ranks` share, as this rank makes it: what stands under `forecast`.
+/// Collective.
+MemoryReport plan_forecast(const ModelSetup& setup, Device device, Communicator& ranks, const ForecastUse& use = {});
 
 /// The same from a configuration: opens the dataset for its metadata only, builds the graph, obeys memory.budget.
 MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks = ProcessGrid::one_rank());
@@ -46,6 +59,12 @@ MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks = ProcessGri
 /// is. With several ranks it must fit on each. Collective. Throws out_of_memory naming the largest consumers if nothing
 /// fits.
 RunConfig fit_to_budget(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
+
+/// The same for forecasts, which recompute nothing: encoder and decoder in 1, 2, 4, .. chunks each, never fewer than
+/// the config asks for. Without memory.budget the config as it is, on a GPU too. Collective. Throws out_of_memory
+/// naming the least that was found.
+RunConfig fit_forecast_to_budget(const ModelSetup& setup, Device device, Communicator& ranks,
+                                 const ForecastUse& use = {});
 
 enum class Purpose : uint8_t { run, plan };
 /// The device of a configuration; auto: a GPU if one can be used and the precision is not f64, else the CPU. To plan

@@ -50,7 +50,7 @@ double exchange_seconds(double bytes, double calls, bool repeats) {
 
 }  // namespace
 
-RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_ranks) {
+RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_ranks, int64_t num_members) {
   const RunConfig& config = given.config;
   const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
   RankPlan plan;
@@ -77,7 +77,7 @@ RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_rank
                               : planned_answers(config.model, shape, setup.graph, plan.model_ranks, rank));
     };
     const ProcessGrid for_memory = grid(), for_time = grid();
-    MemoryReport memory = plan_memory(part, device, for_memory);
+    MemoryReport memory = plan_memory(part, device, for_memory, num_members);
     if (memory.training_bytes() > plan.memory.training_bytes()) {
       plan.memory = std::move(memory);
       plan.rank = rank;

@@ -30,7 +30,8 @@ struct RankPlan {
 /// `setup` with the whole graph. Ranks that may need most are looked at one by one: those with the most edges, nodes or
 /// halo in any part, and the first. Throws config for more ranks than nodes, or model_ranks that do not divide the
 /// ranks.
-RankPlan plan_ranks(const ModelSetup& setup, Device device, int64_t num_ranks);
+/// `num_members` as for plan_memory.
+RankPlan plan_ranks(const ModelSetup& setup, Device device, int64_t num_ranks, int64_t num_members = 1);
 
 /// Sizes of a sample, of a rank's part of it, and of a date's files, for this run's variables on the usual grids.
 std::string resolution_table(const ModelSetup& setup, int64_t model_ranks);

@@ -35,6 +35,7 @@ class TrainingStep {
 
   StepModel& model() { return model_; }
   SampleShare share() const;
+  int64_t loss_bytes() const { return loss_.bytes() + squared_error_.bytes(); }  ///< of weights, on the device
   Optimizer& optimizer() { return optimizer_; }
   /// Allocates parameters, gradients and optimizer state; before that only planning is possible.
   void materialise();

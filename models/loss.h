@@ -123,6 +123,7 @@ class Loss {
 
   int64_t num_nodes() const { return node_weights_.size(); }
   int64_t num_columns() const { return column_weights_.size(); }
+  int64_t bytes() const { return storage_.bytes(); }  ///< of its weights
 
  private:
   void score(Context& ctx, const Call& call, const Tensor& column_weights) const;

@@ -292,7 +292,7 @@ struct Opening {
     if (options.device == BOREAS_CPU) config.device = DeviceChoice::cpu;
     if (options.device == BOREAS_CUDA) config.device = DeviceChoice::cuda;
     if (config.precision == Precision::bf16 && options.device == BOREAS_CPU) config.precision = Precision::f32;
-    if (options.training) config.memory.budget = options.memory_budget ? fmt::format("{}", options.memory_budget) : "";
+    config.memory.budget = options.memory_budget ? fmt::format("{}", options.memory_budget) : "";
     ranks = ProcessGrid::make(std::move(world), config.parallel.model_ranks);
     if (ranks.model->size() != num_ranks || config.parallel.shard == ShardKind::heads)
       run_together(*ranks.world, [&] {
@@ -309,23 +309,11 @@ struct Opening {
 
   // Cuts work into chunks until the plan fits the budget.
   void fit() {
-    if (options.training) {
-      setup.config = fit_to_budget(setup, device, ranks);
-      return;
-    }
-    if (options.memory_budget == 0) return;
-    ModelConfig& model = setup.config.model;
-    int64_t needed = 0;
-    for (int64_t chunks = 1; chunks <= setup.graph.node_set(kHiddenNodes).size(); chunks *= 2) {
-      model.encoder.num_chunks = std::max(chunks, model.encoder.num_chunks);
-      model.decoder.num_chunks = std::max(chunks, model.decoder.num_chunks);
-      const MemoryReport report = plan_memory(setup, device, ranks);
-      needed = report.forecast_bytes() + report.context_bytes;
-      if (!ranks.world->any(needed > options.memory_budget)) return;
-    }
-    BOREAS_FAIL(out_of_memory,
-                "memory_budget is {} but a forecast needs {} however it is cut; raise it, or use more ranks",
-                format_bytes(options.memory_budget), format_bytes(needed));
+    setup.config =
+        options.training ? fit_to_budget(setup, device, ranks) : fit_forecast_to_budget(setup, device, *ranks.model);
+    if (options.memory_budget > 0)
+      log(fmt::format("memory_budget {}: encoder in {} and decoder in {} chunks", format_bytes(options.memory_budget),
+                      setup.config.model.encoder.num_chunks, setup.config.model.decoder.num_chunks));
   }
 
   boreas_model_options options;

@@ -231,8 +231,20 @@ TEST(Api, DescribesTheModelAndItsMemory) {
   options.log = [](const char* line, void* user) { *static_cast<std::string*>(user) += line; };
   options.log_user = &log;
   options.memory_budget = memory.forecast_bytes - 1;  // chunks make it fit
-  EXPECT_NO_THROW(host::Model(world.checkpoint, options));
+  const host::Model cut(world.checkpoint, options);
   EXPECT_NE(log.find("opened " + world.checkpoint), std::string::npos);
+  EXPECT_NE(log.find(": encoder in 2 and decoder in 2 chunks"), std::string::npos) << log;
+  const Fields whole = world.by_the_library(model, world.date(4), 2, world.cells());
+  const Fields in_chunks = world.by_the_library(cut, world.date(4), 2, world.cells());
+  ASSERT_EQ(in_chunks.size(), whole.size());
+  for (size_t lead = 0; lead < whole.size(); ++lead)
+    EXPECT_LT(test::relative_error(std::vector<double>(in_chunks[lead].begin(), in_chunks[lead].end()),
+                                   std::vector<double>(whole[lead].begin(), whole[lead].end())),
+              1e-5);
+  options.memory_budget = memory.forecast_bytes;
+  log.clear();
+  EXPECT_NO_THROW(host::Model(world.checkpoint, options));
+  EXPECT_NE(log.find(": encoder in 1 and decoder in 1 chunks"), std::string::npos) << log;
   options.memory_budget = 1000;
   for (const int training : {0, 1}) {
     options.training = training;

@@ -5,6 +5,9 @@
 #include <bit>
 #include <thread>
 
+#include "engine/checkpoint.h"
+#include "engine/memory_plan.h"
+
 namespace boreas {
 namespace {
 
@@ -246,6 +249,61 @@ TEST_F(CommandLine, ForecastsGoOnFromForecasts) {
   fail("forecast config.yaml --set forecast.state=[run/two.zarr]",
        {"run/two.zarr: variable 'u' occurs a second time at 2001-03-0", "in forecasts from two dates"});
   fail("forecast config.yaml --set forecast.state=[run/winds.zarr] --set forecast.members=[1]", {"has 1 member"});
+}
+
+// Chunks are raised until the plan fits; what comes out is the same but for rounding.
+TEST_F(CommandLine, ForecastsAndEvaluationsFitABudget) {
+  write_inputs();
+  const std::string finer = " --set graph.hidden.level=3 --set model.processor.kind=none";
+  succeed("train config.yaml" + finer);
+  const std::string forecast = "forecast config.yaml --set forecast.compressor=none --set forecast.output=";
+  const auto values = [&](const std::string& name) {
+    std::vector<float> all;
+    for (const char* variable : {"u", "v"})
+      for (const auto& [file, size] : files_below(folder.path() / "run" / (name + ".zarr") / variable))
+        if (!file.starts_with(".")) {
+          const std::string bytes = read_text_file(folder / fmt::format("run/{}.zarr/{}/{}", name, variable, file));
+          all.resize(all.size() + bytes.size() / 4);
+          std::memcpy(all.data() + all.size() - bytes.size() / 4, bytes.data(), bytes.size());
+        }
+    return all;
+  };
+  const auto rmse = [&] {
+    std::vector<double> all;
+    for (const json& score : json::parse(read_text_file(folder / "run/evaluation.json"))["scores"])
+      all.push_back(score["rmse"]);
+    return all;
+  };
+  EXPECT_EQ(succeed(forecast + "free").err.find("memory.budget"), std::string::npos);
+  succeed("evaluate config.yaml");
+  const std::vector<double> free_rmse = rmse();
+  ModelSetup setup = load_setup(folder / "run/checkpoints/step_00000004.h5");
+  setup.config.forecast.formats = {ForecastFormat::zarr};
+  setup.config.forecast.lead_steps = 3;
+  Communicator& one = *ProcessGrid::one_rank().world;
+  const auto planned = [&](bool writes) {
+    return plan_forecast(setup, Device::cpu(), one, {.writes = writes}).forecast_bytes();
+  };
+  const auto budget = [](int64_t bytes) { return fmt::format(" --set memory.budget={}", bytes); };
+  const std::string chosen = "encoder.num_chunks=2 decoder.num_chunks=2", as_it_is = "encoder.num_chunks=1 decoder";
+  EXPECT_NE(succeed(forecast + "same" + budget(planned(true))).err.find(as_it_is), std::string::npos);
+  EXPECT_EQ(checksums("same"), checksums("free"));
+  const std::string log = succeed(forecast + "fitted" + budget(planned(true) - 1)).err;
+  EXPECT_NE(log.find(chosen), std::string::npos) << log;
+  const std::vector<float> fitted = values("fitted"), expected = values("free");
+  ASSERT_EQ(fitted.size(), expected.size());
+  ASSERT_EQ(fitted.size(), 4U * 3 * 2 * 72);
+  for (size_t i = 0; i < fitted.size(); ++i) EXPECT_NEAR(fitted[i], expected[i], 1e-4) << i;
+  const std::string evaluated = succeed("evaluate config.yaml" + budget(planned(false) - 1)).err;
+  EXPECT_NE(evaluated.find(chosen), std::string::npos) << evaluated;
+  ASSERT_EQ(rmse().size(), free_rmse.size());
+  for (size_t i = 0; i < free_rmse.size(); ++i) EXPECT_NEAR(rmse()[i], free_rmse[i], 1e-4 * free_rmse[i]);
+
+  const auto before = files_below(folder.path());
+  for (const std::string command : {"forecast", "evaluate"})
+    fail(command + " config.yaml --set memory.budget=10KiB",
+         {"memory.budget is 10.00 KiB but a forecast needs at least", "chunks. Raise the budget"});
+  EXPECT_EQ(files_below(folder.path()), before);
 }
 
 TEST_F(CommandLine, ForecastsOpenInOtherTools) {

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <set>
 
+#include "engine/forecast_output.h"
+#include "engine/memory_plan.h"
 #include "tests/engine/small_model.h"
 #include "tests/support/tolerances.h"
 
@@ -106,8 +108,27 @@ TEST(Evaluation, TheMeanOfAnEnsembleIsVerifiedAgainstTheTruth) {
   const DatasetReader starts = world.open("ensemble.zarr", ensemble);
   const EvaluationConfig config = in_one_month(data, 3);
   BOREAS_EXPECT_ERROR(evaluate(world.model, starts, config), unsupported, "name it as evaluation.truth");
-  const Evaluation evaluation = evaluate(world.model, starts, world.reader, config);
+  const int64_t arena_before = live_bytes("arena"), staging_before = live_bytes("staging");
+  int64_t arena = 0, staging = 0;
+  const Evaluation evaluation = evaluate(world.model, starts, world.reader, config, [&](int64_t, int64_t) {
+    arena = std::max(arena, live_bytes("arena") - arena_before);
+    staging = std::max(staging, live_bytes("staging") - staging_before);
+  });
   ASSERT_EQ(evaluation.scores.size(), 9U);
+  const MemoryReport report =
+      plan_memory(world.model.setup(), world.model.device(), ProcessGrid::one_rank(), starts.num_members());
+  const auto planned = [&](const std::string& owner) {
+    for (const MemoryReport::Line& line : report.evaluation)
+      if (line.owner == owner) return line.bytes;
+    return int64_t{-1};
+  };
+  EXPECT_EQ(arena, planned("saved") + planned("scratch"));
+  EXPECT_EQ(staging, planned("staging") + 1);  // a byte stands for the arena of CellGather, which computes nothing
+  EXPECT_EQ(planned("kept"), 3 * 2 * 3 * data.num_cells() * 4);  // members, output steps, variables
+  EXPECT_EQ(report.evaluation_bytes() - report.forecast_bytes(),
+            2 * (report.forecast_peak.bytes + ModelState::staging_bytes(world.model)) + planned("kept") -
+                ForecastOutput::staging_bytes(world.model, world.model.setup().config.forecast));
+  EXPECT_TRUE(plan_memory(world.model.setup(), world.model.device()).evaluation.empty());
 
   const std::vector<std::string> outputs = world.model.variables().output_names();
   const std::vector<double> weights = cosine_latitude_weights(world.reader.latitudes());

@@ -71,8 +71,11 @@ TEST(MemoryPlan, ForecastMemoryIsThePlannedOneToTheByte) {
         state.step();
       }
       EXPECT_EQ(state.arena_peak_bytes(), report.forecast_peak.bytes) << chunks << " chunks";
-      // The plan counts the graph of a training, which has the weights of the loss too.
-      EXPECT_LE(live_bytes() - before, report.forecast_bytes() - output);
+      EXPECT_EQ(live_bytes() - before, report.forecast_bytes() - output);
+      const ForecastUse unwritten{.writes = false};
+      Communicator& one = *ProcessGrid::one_rank().world;
+      EXPECT_EQ(plan_forecast(setup, Device::cpu(), one).forecast_bytes(), report.forecast_bytes());
+      EXPECT_EQ(plan_forecast(setup, Device::cpu(), one, unwritten).forecast_bytes(), live_bytes() - before);
       EXPECT_EQ(live_bytes("staging"), ModelState::staging_bytes(model));
     }
 }
@@ -227,6 +230,44 @@ TEST(MemoryPlan, ImpossibleBudgetNamesTheLargestConsumers) {
   BOREAS_EXPECT_ERROR(fit_to_budget(setup, Device::cpu()), out_of_memory,
                       "memory.budget is 100.00 KiB but the training needs");
   BOREAS_EXPECT_ERROR(fit_to_budget(setup, Device::cpu()), out_of_memory, "largest: ");
+}
+
+TEST(MemoryPlan, AForecastFitsItsBudgetByChunks) {
+  RunConfig config = with_memory_settings(Recompute::none, 1);
+  config.graph.build.hidden.level = 3;
+  config.model.processor.kind = ProcessorKind::none;
+  ModelSetup setup = tiny_setup(config);
+  Communicator& one = *ProcessGrid::one_rank().world;
+  const auto bytes_with = [&](int64_t chunks) {
+    setup.config.model.encoder.num_chunks = setup.config.model.decoder.num_chunks = chunks;
+    return plan_forecast(setup, Device::cpu(), one).forecast_bytes();
+  };
+  const int64_t none = bytes_with(1), two = bytes_with(2), four = bytes_with(4);
+  ASSERT_LT(two, none);
+  ASSERT_LT(four, two);
+  const auto fitted_to = [&](const std::string& budget, const ForecastUse& use = {}) {
+    setup.config = config;
+    setup.config.memory.budget = budget;
+    return fit_forecast_to_budget(setup, Device::cpu(), one, use).model;
+  };
+  for (const auto& [budget, chunks] : {std::pair{none, 1}, {none - 1, 2}, {two, 2}, {two - 1, 4}, {four, 4}}) {
+    EXPECT_EQ(fitted_to(std::to_string(budget)).encoder.num_chunks, chunks) << budget;
+    EXPECT_EQ(fitted_to(std::to_string(budget)).decoder.num_chunks, chunks) << budget;
+  }
+  EXPECT_EQ(fitted_to("").encoder.num_chunks, 1);
+  setup.config = config;
+  const ForecastUse three{.num_members = 3, .writes = false};
+  const int64_t of_three = plan_forecast(setup, Device::cpu(), one, three).forecast_bytes();
+  EXPECT_EQ(fitted_to(std::to_string(of_three), three).encoder.num_chunks, 1);
+  EXPECT_EQ(fitted_to(std::to_string(of_three - 1), three).encoder.num_chunks, 2);
+  config.model.encoder.num_chunks = 3;  // never fewer than asked for
+  EXPECT_EQ(fitted_to(std::to_string(none)).encoder.num_chunks, 3);
+  EXPECT_EQ(fitted_to(std::to_string(none)).decoder.num_chunks, 1);
+  BOREAS_EXPECT_ERROR(fitted_to("10KiB"), out_of_memory, "memory.budget is 10.00 KiB but a forecast needs at least");
+  BOREAS_EXPECT_ERROR(fitted_to("10KiB"), out_of_memory, "set forecast.fold to false");
+  config.forecast.fold = false;
+  BOREAS_EXPECT_ERROR(fitted_to("10KiB"), out_of_memory, "Raise the budget, or use more ranks");
+  BOREAS_EXPECT_ERROR(fitted_to("10KiB", {.num_members = 3}), out_of_memory, "forecasts of 3 members together need");
 }
 
 TEST(MemoryPlan, TableNamesOwnersAndThePlaceOfThePeak) {

@@ -135,6 +135,11 @@ TEST_F(MpiRun, FromTrainingToScores) {
   const std::string of_mean = succeed_on(3, of_ensemble);
   EXPECT_NE(of_mean.find("of the mean of 2 members"), std::string::npos) << of_mean;
   EXPECT_EQ(of_mean, succeed(of_ensemble).out);
+  EXPECT_EQ(of_mean, succeed_on(3, of_ensemble + " --set memory.budget=1GiB"));
+  expect_error(3, of_ensemble + " --set memory.budget=10KiB", {"forecasts of 2 members together need at least"});
+  expect_error(2, "forecast config.yaml --set memory.budget=10KiB", {"a forecast needs at least"});
+  EXPECT_NE(succeed("plan config.yaml --set data.dataset.path=ensemble.zarr").out.find("\nevaluation "),
+            std::string::npos);
   succeed("train config.yaml --resume --set training.max_steps=6");
   succeed_on(4, "train config.yaml --resume --set training.max_steps=8 --set parallel.model_ranks=2");
   EXPECT_TRUE(fs::exists(folder / "run/checkpoints/step_00000008.h5"));
