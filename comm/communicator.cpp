@@ -184,22 +184,6 @@ void Communicator::broadcast(Context& ctx, const Tensor& x, int root) {
   exchange(ctx, send, receive);
 }
 
-void Communicator::gather_rows(Context& ctx, const Partition& parts, const Tensor& own, const Tensor& whole, int root) {
-  BOREAS_CHECK(parts.num_parts() == size() && parts[rank()].size() == own.rows() &&
-                   (rank() != root || parts.size() == whole.rows()),
-               shape, "gather_rows: {} parts of {} rows do not fit {} ranks, {} and {}", parts.num_parts(),
-               parts.size(), size(), to_string(own), to_string(whole));
-  std::vector<Rows> send, receive;
-  if (rank() != root) {
-    send.push_back({root, own});
-  } else {
-    for (int peer = 0; peer < size(); ++peer)
-      if (peer != root) receive.push_back({peer, whole.slice(parts[peer])});
-    run(ctx, Copy{.x = own, .y = whole.slice(parts[root])});
-  }
-  exchange(ctx, send, receive);
-}
-
 void Communicator::sum_values(std::span<double> values) {
   std::vector<int64_t> bits;
   for (const double value : values) bits.push_back(std::bit_cast<int64_t>(value));

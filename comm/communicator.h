@@ -63,8 +63,6 @@ class Communicator {
   void start_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room, Event& done);
   void finish_reduce_scatter(Context& ctx, const Partition& parts, const Tensor& whole, const Tensor& room,
                              const Event& done);
-  /// On the root whole[parts[r]] = `own` of rank r, for all r; on other ranks `whole` is empty.
-  void gather_rows(Context& ctx, const Partition& parts, const Tensor& own, const Tensor& whole, int root = 0);
 
   /// Host values, for set-up: list r of the result is what rank r had for this one.
   virtual std::vector<std::vector<int64_t>> all_to_all(const std::vector<std::vector<int64_t>>& lists) = 0;

@@ -78,7 +78,7 @@ TEST(CommunicatorRanks, HostListsAndText) {
   for (int peer = 0; peer < ranks; ++peer) EXPECT_EQ(texts[size_t(peer)], std::string(size_t(peer), 'x'));
 }
 
-TEST(CommunicatorRanks, HostValuesAndRowsForTheRoot) {
+TEST(CommunicatorRanks, HostValues) {
   const int ranks = world().size(), me = world().rank();
   std::vector<double> values = {0.1 * me, 1.0};
   double expected = 0;
@@ -89,17 +89,6 @@ TEST(CommunicatorRanks, HostValuesAndRowsForTheRoot) {
   EXPECT_EQ(world().any(me == ranks - 1), true);
   EXPECT_EQ(world().any(false), false);
   EXPECT_EQ(world().text_of(ranks - 1, std::string(size_t(me), 'x')), std::string(size_t(ranks - 1), 'x'));
-
-  const Partition parts = Partition::balanced(3 * ranks + 1, ranks);
-  Workspace w;
-  const Tensor whole = values_of(w, 5, DType::f32, {parts.size(), 2}), own = w.copy_of(whole.slice(parts[me]));
-  for (int root = 0; root < ranks; ++root) {
-    const Tensor gathered = me == root ? w.filled(DType::f32, whole.shape(), 0) : Tensor();
-    world().gather_rows(w.ctx, parts, own, gathered, root);
-    if (me == root) {
-      EXPECT_TRUE(test::identical(gathered, whole));
-    }
-  }
 }
 
 TEST(CommunicatorRanks, DisagreementIsNamed) {
