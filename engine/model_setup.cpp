@@ -10,6 +10,7 @@
 #include <numeric>
 #include <sstream>
 
+#include "engine/checkpoint.h"
 #include "io/graph_file.h"
 #include "io/hdf5_file.h"
 #include "io/yaml.h"
@@ -88,6 +89,11 @@ std::string misfit(const GraphData& graph, const DatasetReader& reader) {
   return {};
 }
 
+bool is_of_another_training(const std::string& output, const GraphData& graph) {
+  const std::optional<std::string> checkpoint = latest_checkpoint(output);
+  return checkpoint && stored_graph_hash(Hdf5File::open(*checkpoint), "graph") != graph.hash();
+}
+
 void find_or_build_graph(const RunConfig& config, const DatasetReader& reader, GraphCache cache,
                          const GraphShare& share, ModelSetup& setup) {
   if (!config.graph.file.empty()) {
@@ -117,6 +123,8 @@ void find_or_build_graph(const RunConfig& config, const DatasetReader& reader, G
     }
   }
   setup.graph = build_graph(config.graph.build, reader.latitudes(), reader.longitudes());
+  if (cache == GraphCache::keep_of_training && is_of_another_training(config.output, setup.graph))
+    cache = GraphCache::read_only;
   if (cache == GraphCache::read_only) {
     if (share.count > 1 && share.partition == GraphPartition::patches)
       setup.graph = part_of(in_patches(setup.graph, share.count), share.index, share.count);

@@ -44,8 +44,9 @@ struct ModelSetup {
 };
 
 enum class GraphCache : uint8_t {
-  read_only,  ///< use the graph kept in the output folder if it fits, else build it
-  keep        ///< and write it there
+  read_only,         ///< use the graph kept in the output folder if it fits, else build it
+  keep_of_training,  ///< and write it there, unless a training there is on another graph: it cannot go on with this one
+  keep               ///< and write it there
 };
 
 /// What a rank reads of a graph for a forecast, of those that share a sample: a band; with head sharding all of it. A

@@ -102,7 +102,7 @@ ModelSetup shared_setup(const RunConfig& config, const DatasetReader& reader, co
   std::optional<ModelSetup> setup;
   GraphShare share = graph_share(config, *ranks.model);
   share.partition = config.parallel.partition;
-  if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep, share);
+  if (ranks.is_root()) setup = make_setup(config, reader, GraphCache::keep_of_training, share);
   ranks.world->barrier();
   if (!setup) setup = make_setup(config, reader, GraphCache::read_only, share);
   check_agreement(*ranks.world, "graph", setup->graph.hash());
@@ -183,8 +183,6 @@ void Trainer::resume_or_begin(const TrainOptions& options) {
     BOREAS_CHECK(last_checkpoint_.empty() || options.resume, io,
                  "{} already holds a training ({}); resume it with --resume, or choose another output folder", output,
                  last_checkpoint_);
-    fs::create_directories(checkpoint_folder(output));
-    prune_checkpoints(output, training().checkpoint.keep);
   }
   last_checkpoint_ = ranks_.world->text_of(0, last_checkpoint_);
   if (!last_checkpoint_.empty()) {
@@ -203,6 +201,8 @@ void Trainer::resume_or_begin(const TrainOptions& options) {
                "config in the checkpoint, or start a new run in another output folder",
                last_checkpoint_, state_.num_samples, state_.rollout, samples);
   if (!ranks_.is_root()) return;
+  fs::create_directories(checkpoint_folder(output));
+  prune_checkpoints(output, training().checkpoint.keep);
   write_text_file((fs::path(output) / "config.yaml").string(), resolved_config(setup_.config));
   metrics_.emplace((fs::path(output) / "metrics.jsonl").string(), state_.metrics_bytes);
   timing_.emplace((fs::path(output) / "timing.jsonl").string(), state_.timing_bytes);

@@ -523,6 +523,33 @@ TEST_F(CommandLine, ACheckpointThatDoesNotFitListsEachDifference) {
     }
 }
 
+// Neither the graph, nor checkpoints that the new settings would not keep.
+TEST_F(CommandLine, ATrainingThatIsRefusedLeavesFilesAsTheyWere) {
+  write_inputs();
+  succeed("train config.yaml --set training.checkpoint.every_steps=1");
+  SmallDataset other = data();
+  std::swap(other.num_rows, other.num_columns);
+  other.write(folder / "other.zarr");
+  const auto contents = [&] {
+    std::map<std::string, std::string> files;
+    for (const auto& [name, size] : files_below(folder.path())) files[name] = read_text_file(folder / name);
+    return files;
+  };
+  const auto before = contents();
+  const std::string with_other =
+      "train config.yaml --set data.dataset.path=other.zarr --set training.checkpoint.keep=1";
+  fail(with_other + " --resume", {"step_00000004.h5 does not fit this run", "graph: hash "});
+  EXPECT_TRUE(contents() == before);
+  fail(with_other, {"run already holds a training"});
+  EXPECT_TRUE(contents() == before);
+  fail("train config.yaml --resume --set training.checkpoint.keep=1 --set graph.encoder.cutoff_factor=1.5",
+       {"graph: hash "});
+  EXPECT_TRUE(contents() == before);
+  fs::remove(folder / "run/graph.h5");  // is made again for the training that it is of
+  succeed("train config.yaml --resume --set training.max_steps=5");
+  EXPECT_TRUE(fs::exists(folder / "run/graph.h5"));
+}
+
 // A limit on the size of files fails as a full disk does, in the middle of a write.
 TEST_F(CommandLine, AFullDiskIsOneErrorAndLeavesNothing) {
   write_inputs();
