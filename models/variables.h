@@ -1,6 +1,7 @@
 // VariableTable: which variable of a dataset plays which role, and where it stands in the model's inputs and outputs.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
