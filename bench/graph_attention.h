@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <numbers>
@@ -145,6 +146,27 @@ struct GraphAttentionProblem {
       if (version.name == name)
         return version.launch(*ctx, op, ctx->alloc(Keep::scratch, DType::u8, {version.scratch_bytes(op)}));
   }
+  /// As a rank runs them that computes interior destinations while rows of others travel, and the gradients of others'
+  /// rows before those of its own: parts of forward by destinations, of the source pass by sources.
+  void forward_of(Range destinations) {
+    GraphAttentionForward op = forward;
+    op.destinations = destinations;
+    for (Tensor* rows : {&op.q, &op.o, &op.stats}) *rows = rows->slice(destinations);
+    run(*ctx, op);
+  }
+  void backward_in_passes(std::initializer_list<Range> sources, bool destinations = true) {
+    const Scope scope(*ctx);
+    GraphAttentionBackward op = backward;
+    op.workspace = ctx->alloc(Keep::scratch, DType::u8, {op.workspace_bytes()});
+    op.pass = GraphAttentionBackward::Pass::destinations;
+    if (destinations) run(*ctx, op);
+    op.pass = GraphAttentionBackward::Pass::sources;
+    for (const Range& range : sources) {
+      op.sources = range;
+      run(*ctx, op);
+    }
+  }
+
   static auto versions_of(const GraphAttentionForward&) { return cuda::graph_attention_forward_versions(); }
   static auto versions_of(const GraphAttentionBackward&) { return cuda::graph_attention_backward_versions(); }
 
@@ -162,6 +184,26 @@ struct GraphAttentionProblem {
   double edge_bytes(int passes) const { return double(forward.graph->num_edges()) * (22 * passes + 8); }
 };
 
+/// Edges between the nodes of an icosahedron refined `level` times, of all levels: about a rank's part of a finer one.
+inline const Graph& processor_graph(int64_t level) {
+  static std::map<int64_t, Graph> graphs;
+  if (const auto found = graphs.find(level); found != graphs.end()) return found->second;
+  GraphConfig config;
+  config.hidden.level = level;
+  std::vector<double> latitudes, longitudes;  // any: the edges of the processor do not depend on them
+  for (int64_t i = 0; i < 2000; ++i) {
+    latitudes.push_back(std::asin(1 - (2 * double(i) + 1) / 2000) * 180 / std::numbers::pi);
+    longitudes.push_back(std::fmod(double(i) * 137.50776, 360));
+  }
+  const GraphData data = build_graph(config, latitudes, longitudes);
+  const EdgeSet& edges = data.edge_set(kHiddenNodes, kHiddenNodes);
+  const int64_t size = data.node_set(kHiddenNodes).size();
+  const SortedEdges sorted = sort_by_destination(size, size, edges.src_of, edges.dst_of);
+  const Device device = Device::cuda(0);
+  return graphs.emplace(level, Graph::from_sorted(size, size, sorted.dst_ptr, sorted.src_of).to(device, Stream(device)))
+      .first->second;
+}
+
 /// The last problem that was asked for; only that one is kept.
 inline GraphAttentionProblem& graph_attention_problem(const std::string& graph, bool hilbert, int64_t head_size) {
   static std::string last_name;
@@ -173,6 +215,38 @@ inline GraphAttentionProblem& graph_attention_problem(const std::string& graph, 
     last_name = name;
   }
   return *last;
+}
+
+/// Times f() as it is replayed, many times in one recording, with what it finds in the second-level cache.
+inline void measure_recorded(benchmark::State& state, Context& ctx, auto&& f) {
+  constexpr int kTimes = 50;
+  const auto stream = static_cast<cudaStream_t>(ctx.compute().native());
+  f();
+  cudaStreamSynchronize(stream);
+  cudaGraph_t recorded = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  for (int i = 0; i < kTimes; ++i) f();
+  cudaStreamEndCapture(stream, &recorded);
+  cudaGraphInstantiate(&replay, recorded, 0);
+  cudaEvent_t begin = nullptr, end = nullptr;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  for (auto _ : state) {
+    cudaEventRecord(begin, stream);
+    cudaGraphLaunch(replay, stream);
+    cudaEventRecord(end, stream);
+    cudaEventSynchronize(end);
+    float milliseconds = 0;
+    cudaEventElapsedTime(&milliseconds, begin, end);
+    state.SetIterationTime(milliseconds * 1e-3 / kTimes);
+  }
+  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess)
+    state.SkipWithError(cudaGetErrorString(status));
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(recorded);
 }
 
 /// Times f() with events, after the second-level cache was filled with something else. Counters: GB/s of `bytes`, and

@@ -166,6 +166,37 @@ void add_gpu_cases() {
             });
           });
         }
+
+  // Parts of the work of a rank, replayed: nine tenths of the destinations are interior, a tenth of the sources
+  // others'.
+  using Problem = bench::GraphAttentionProblem;
+  for (const int64_t level : {4, 5, 6})
+    for (const int64_t head_size : {32, 64}) {
+      const auto add = [=](const char* part, auto body) {
+        benchmark::RegisterBenchmark(
+            fmt::format("graph_attention/gpu/parts/icosahedron:{}/d:{}/{}", level, head_size, part).c_str(),
+            [=](benchmark::State& state) {
+              Problem p(bench::processor_graph(level), head_size);
+              const int64_t n = p.forward.graph->num_dst();
+              bench::measure_recorded(state, *p.ctx, [&] { body(p, n, n * 9 / 10, n / 10); });
+            })
+            ->UseManualTime()
+            ->Iterations(10)
+            ->Unit(benchmark::kMicrosecond);
+      };
+      add("forward", [](Problem& p, int64_t, int64_t, int64_t) { run(*p.ctx, p.forward); });
+      add("forward_in_parts", [](Problem& p, int64_t n, int64_t interior, int64_t) {
+        p.forward_of({0, interior}), p.forward_of({interior, n});
+      });
+      add("forward_interior", [](Problem& p, int64_t, int64_t interior, int64_t) { p.forward_of({0, interior}); });
+      add("backward", [](Problem& p, int64_t, int64_t, int64_t) { run(*p.ctx, p.backward); });
+      add("backward_in_parts", [](Problem& p, int64_t n, int64_t, int64_t others) {
+        p.backward_in_passes({{0, others}, {others, n}});
+      });
+      add("backward_own_sources", [](Problem& p, int64_t n, int64_t, int64_t others) {
+        p.backward_in_passes({{others, n}}, false);
+      });
+    }
 #endif
 }
 

@@ -11,7 +11,7 @@ constexpr int64_t kMostAttributes = kSlots - 1, kMostSources = int64_t{1} << 30;
 template <class Op>
 bool supports_shape(const Op& op) {
   const int64_t head_size = head_size_of(op);
-  return op.graph->fixed_degree() == 3 && op.q.dtype() == DType::bf16 &&
+  return op.graph->fixed_degree() == 3 && op.dst().size() == op.graph->num_dst() && op.q.dtype() == DType::bf16 &&
          (head_size == 32 || head_size == 64 || head_size == 128) && op.edge_attributes.cols() <= kMostAttributes &&
          op.k.rows() <= kMostSources;
 }

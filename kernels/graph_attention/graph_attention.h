@@ -21,7 +21,7 @@ namespace boreas {
 ///
 /// Shapes   q, r, o: [N_dst, H*D]   k, v: [N_src, H*D]   edge_attributes: [M, A], in the graph's edge order
 ///          w_edge: [H*D, A]   b_edge: [H*D]   stats: [N_dst, H]; channel index = head * D + c
-///          b_edge and r may be empty
+///          b_edge and r may be empty; of some destinations: q, r, o and stats are their rows alone
 /// Types    f64 | f32 on the CPU, f32 | bf16 on CUDA, equal; stats in the accumulator type. On CUDA D <= 256, A <= 64
 /// Saves    stats: log sum_m exp(s_m - const_i), 0 where no edge ends
 /// Alias    o may be r.        Repeatable: yes.
@@ -34,10 +34,14 @@ struct GraphAttentionForward {
   Tensor q = {}, k = {}, v = {}, edge_attributes = {}, w_edge = {}, b_edge = {}, r = {};
   int64_t num_heads = 1;
   double scale = 0;  ///< 0: 1 / sqrt(D)
+  Range destinations =
+      {};  ///< that attend; none: all. Rows of k and v from which none of their edges comes are not read
   Tensor o = {}, stats = {};
 
+  Range dst() const { return destinations.size() > 0 ? destinations : Range{0, graph->num_dst()}; }
   void check() const;
   int64_t flops() const;
+  int64_t bytes() const;  ///< of k, v and the edges the share of the destinations
   int64_t scratch_bytes() const;
   void tensors(auto&& f) const {
     f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
@@ -64,7 +68,10 @@ struct GraphAttentionForward {
 /// Writes   d_w_edge, d_b_edge, d_edge_attributes +=; the others =
 /// Alias    none.        Repeatable: yes; on the CPU d_w_edge and d_b_edge depend on the number of threads by rounding.
 /// Scratch  alpha and scale * dS per edge and head: the source pass then has no dot products
-/// Errors   as forward
+/// Passes   Where gradients of some sources are wanted before those of others, the same op runs several times, with a
+///          workspace that the caller lends for all of them: once for `destinations`, which gives all but d_k and d_v,
+///          then for ranges of `sources`. Together they give to the bit what `both` gives at once.
+/// Errors   as forward;  invalid_argument: a pass without its workspace
 struct GraphAttentionBackward {
   static constexpr const char* name = "graph_attention_backward";
   const Graph* graph = nullptr;
@@ -74,10 +81,19 @@ struct GraphAttentionBackward {
   Tensor stats = {}, d_o = {};
   Tensor d_q = {}, d_k = {}, d_v = {}, d_w_edge = {}, d_b_edge = {}, d_edge_attributes = {};
   int64_t first_edge_column = 0;
+  enum class Pass : uint8_t { both, destinations, sources };
+  Pass pass = Pass::both;
+  Range sources = {};     ///< of that pass; none: all
+  Tensor workspace = {};  ///< u8 [workspace_bytes()], for an op in passes
 
+  Range dst() const { return {0, graph->num_dst()}; }
+  bool has(Pass wanted) const { return pass == Pass::both || pass == wanted; }
+  Range src() const { return sources.size() > 0 ? sources : Range{0, graph->num_src()}; }
   void check() const;
   int64_t flops() const;
-  int64_t scratch_bytes() const;
+  int64_t bytes() const;  ///< of a pass: those of both add up to what the op moves at once
+  int64_t scratch_bytes() const { return pass == Pass::both ? workspace_bytes() : 0; }
+  int64_t workspace_bytes() const;
   void tensors(auto&& f) const {
     f("q", q, Access::read), f("k", k, Access::read), f("v", v, Access::read);
     f("edge_attributes", edge_attributes, Access::read), f("w_edge", w_edge, Access::read);
@@ -90,6 +106,7 @@ struct GraphAttentionBackward {
       f("src_ptr", graph->src_ptr, Access::read), f("edge_of", graph->edge_of, Access::read);
       f("dst_of", graph->dst_of, Access::read);
     }
+    f("workspace", workspace, Access::write);
   }
 };
 

@@ -30,7 +30,7 @@ void launch_source_pass(Context& ctx, const GraphAttentionBackward& op, const Ed
 }
 
 void launch(Backend, Context& ctx, const GraphAttentionBackward& op, Tensor scratch) {
-  version_for(op).launch(ctx, op, scratch);
+  version_for(op).launch(ctx, op, op.pass == GraphAttentionBackward::Pass::both ? scratch : op.workspace);
 }
 
 }  // namespace boreas::cuda

@@ -293,7 +293,7 @@ struct Inputs {
   explicit Inputs(const Op& op)
       : n(op),
         scale(T(op.scale > 0 ? op.scale : 1 / std::sqrt(double(n.head_size)))),
-        dst_ptr(op.graph->dst_ptr.template as<int64_t>()),
+        dst_ptr(op.graph->dst_ptr.template as<int64_t>() + op.dst().begin),
         src_of(op.graph->src_of.template as<int32_t>()),
         q(matrix_of<T>(op.q)),
         k(matrix_of<T>(op.k)),
@@ -301,11 +301,12 @@ struct Inputs {
         stats(matrix_of<T>(op.stats)) {}
 };
 
-// Part t of num_parts contiguous parts of the n nodes that ptr belongs to; a node costs as much as two edges.
+// Part t of num_parts contiguous parts of the n nodes that ptr belongs to, whose edges begin at ptr[0]; a node costs as
+// much as two edges.
 Range even_part(const int64_t* ptr, int64_t n, int64_t t, int64_t num_parts) {
   constexpr int64_t kNodeCost = 2;
   const auto cut = [&](int64_t part) {
-    const int64_t goal = (ptr[n] + kNodeCost * n) * part / num_parts;
+    const int64_t goal = ptr[0] + (ptr[n] - ptr[0] + kNodeCost * n) * part / num_parts;
     int64_t low = 0, high = n;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
@@ -321,9 +322,12 @@ Range even_part(const int64_t* ptr, int64_t n, int64_t t, int64_t num_parts) {
 
 // Calls f(part, range of nodes) for as many parts as there are threads.
 template <class F>
-void for_even_parts(int num_parts, const Tensor& ptr, F&& f) {
+void for_even_parts(int num_parts, const Tensor& ptr, Range nodes, F&& f) {
 #pragma omp parallel for schedule(static, 1) num_threads(num_parts)
-  for (int part = 0; part < num_parts; ++part) f(part, even_part(ptr.as<int64_t>(), ptr.size() - 1, part, num_parts));
+  for (int part = 0; part < num_parts; ++part) {
+    const Range own = even_part(ptr.as<int64_t>() + nodes.begin, nodes.size(), part, num_parts);
+    f(part, Range{nodes.begin + own.begin, nodes.begin + own.end});
+  }
 }
 
 // Calls f(block) for the range in blocks of kBlock.
@@ -603,7 +607,7 @@ int64_t GraphAttentionForward::scratch_bytes() const {
   return pieces.bytes();
 }
 
-int64_t GraphAttentionBackward::scratch_bytes() const {
+int64_t GraphAttentionBackward::workspace_bytes() const {
   if (q.device().is_cuda()) return cuda::version_for(*this).scratch_bytes(*this);
   ScratchPieces pieces;
   dispatch_float(accumulator_of(q.dtype()),
@@ -621,8 +625,10 @@ void launch(Backend, Context&, const GraphAttentionForward& op, Tensor scratch) 
     const ForwardScratch<T> parts(pieces, n, num_threads);
     parts.edge.fill(n, op.w_edge, op.edge_attributes);
     dispatch_head_size(n.head_size, [&]<int Size>() {
-      for_even_parts(num_threads, op.graph->dst_ptr,
-                     [&](int thread, Range dst) { forward_destinations<T, Size>(op, parts, thread, dst); });
+      const int64_t first = op.dst().begin;  // whose row is the first of q
+      for_even_parts(num_threads, op.graph->dst_ptr, op.dst(), [&](int thread, Range dst) {
+        forward_destinations<T, Size>(op, parts, thread, {dst.begin - first, dst.end - first});
+      });
     });
   });
 }
@@ -630,17 +636,21 @@ void launch(Backend, Context&, const GraphAttentionForward& op, Tensor scratch) 
 void launch(Backend, Context&, const GraphAttentionBackward& op, Tensor scratch) {
   dispatch_float(op.q.dtype(), [&]<class T>() {
     const Sizes n(op);
+    using Pass = GraphAttentionBackward::Pass;
     const int num_threads = omp_get_max_threads();
-    ScratchPieces pieces(scratch.data());
+    ScratchPieces pieces(op.pass == Pass::both ? scratch.data() : op.workspace.data());
     const BackwardScratch<T> parts(pieces, n, num_threads);
-    parts.edge.fill(n, op.w_edge, op.edge_attributes);
     dispatch_head_size(n.head_size, [&]<int Size>() {
-      for_even_parts(num_threads, op.graph->dst_ptr,
-                     [&](int thread, Range dst) { backward_destinations<T, Size>(op, parts, thread, dst); });
-      for_even_parts(num_threads, op.graph->src_ptr,
-                     [&](int, Range src) { backward_sources<T, Size>(op, parts, src); });
+      if (op.has(Pass::destinations)) {
+        parts.edge.fill(n, op.w_edge, op.edge_attributes);
+        for_even_parts(num_threads, op.graph->dst_ptr, op.dst(),
+                       [&](int thread, Range dst) { backward_destinations<T, Size>(op, parts, thread, dst); });
+        add_weight_gradients<T>(op, parts);
+      }
+      if (op.has(Pass::sources))
+        for_even_parts(num_threads, op.graph->src_ptr, op.src(),
+                       [&](int, Range src) { backward_sources<T, Size>(op, parts, src); });
     });
-    add_weight_gradients<T>(op, parts);
   });
 }
 

@@ -46,7 +46,7 @@ Problem<T> problem_of(const Op& op) {
           .head_size = int(head_size_of(op)),
           .num_attributes = int(op.edge_attributes.cols()),
           .scale = float(scale_of(op)),
-          .dst_ptr = op.graph->dst_ptr.template as<int64_t>(),
+          .dst_ptr = op.graph->dst_ptr.template as<int64_t>() + op.dst().begin,
           .src_of = op.graph->src_of.template as<int32_t>(),
           .q = rows_of<const T>(op.q),
           .k = rows_of<const T>(op.k),
@@ -138,20 +138,21 @@ inline int64_t sources_of_a_warp(const GraphAttentionBackward& op) {
 template <class L, class Weight, int kAhead, int kBlocks>
 void launch_sources(cudaStream_t stream, const GraphAttentionBackward& op, const void* weights, int64_t run) {
   using T = typename L::T;
-  const int64_t num_src = op.k.rows();
+  const Range src = op.src();
+  const int64_t num_src = src.size();
   if (num_src == 0) return;
   const BackwardSources<T, Weight> p{.num_src = int(num_src),
                                      .num_heads = int(op.num_heads),
                                      .head_size = int(head_size_of(op)),
                                      .run = int(run),
-                                     .src_ptr = op.graph->src_ptr.as<int64_t>(),
+                                     .src_ptr = op.graph->src_ptr.as<int64_t>() + src.begin,
                                      .edge_of = op.graph->edge_of.as<int32_t>(),
                                      .dst_of = op.graph->dst_of.as<int32_t>(),
                                      .q = rows_of<const T>(op.q),
                                      .d_o = rows_of<const T>(op.d_o),
                                      .edge_weights = static_cast<const Weight*>(weights),
-                                     .d_k = rows_of<T>(op.d_k),
-                                     .d_v = rows_of<T>(op.d_v)};
+                                     .d_k = rows_of<T>(op.d_k.slice(src)),
+                                     .d_v = rows_of<T>(op.d_v.slice(src))};
   const int64_t num_slices = (op.num_heads + L::kHeads - 1) / L::kHeads;
   const int64_t num_threads = (num_src + run - 1) / run * num_slices * 32;
   launch_kernel(backward_sources_kernel<L, Weight, kAhead, kBlocks>,
@@ -206,13 +207,16 @@ void launch_weight_gradients(cudaStream_t stream, const GraphAttentionBackward& 
 
 template <class L>
 void launch_backward(cudaStream_t stream, const GraphAttentionBackward& op, Tensor scratch_memory) {
+  using Pass = GraphAttentionBackward::Pass;
   const int64_t mean_width = L::kAligned ? L::kSlots : op.edge_attributes.cols();
   ScratchPieces pieces(scratch_memory.data());
   const BackwardScratch scratch(pieces, op, mean_width);
-  launch_destinations<L, typename Tuning<L>::BackwardEdges, Tuning<L>::kThreads, Tuning<L>::kBackwardBlocks>(
-      stream, op, scratch, mean_width);
-  launch_weight_gradients<typename L::T>(stream, op, scratch, mean_width, L::kAligned);
-  launch_sources<L, float2>(stream, op, scratch.edge_weights);
+  if (op.has(Pass::destinations)) {
+    launch_destinations<L, typename Tuning<L>::BackwardEdges, Tuning<L>::kThreads, Tuning<L>::kBackwardBlocks>(
+        stream, op, scratch, mean_width);
+    launch_weight_gradients<typename L::T>(stream, op, scratch, mean_width, L::kAligned);
+  }
+  if (op.has(Pass::sources)) launch_sources<L, float2>(stream, op, scratch.edge_weights);
 }
 
 }  // namespace boreas::cuda::graph_attention

@@ -13,7 +13,7 @@ bool supports_inputs(const Op& op) {
   const int64_t head_size = head_size_of(op), num_edges = op.graph->num_edges();
   return op.q.dtype() == DType::bf16 && (head_size == 32 || head_size == 64 || head_size == 128) &&
          op.q.cols() % kSliceChannels == 0 && op.edge_attributes.cols() <= kMostAttributes &&
-         num_edges <= kMostMeanDegree * op.q.rows() && num_edges <= kMostRows && op.q.rows() <= kMostRows &&
+         num_edges <= kMostMeanDegree * op.graph->num_dst() && num_edges <= kMostRows && op.q.rows() <= kMostRows &&
          rows_are_aligned(op.q) && rows_are_aligned(op.k) && rows_are_aligned(op.v) &&
          rows_are_aligned(op.edge_attributes);
 }

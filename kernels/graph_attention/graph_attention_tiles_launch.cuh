@@ -20,7 +20,7 @@ SliceProblem slice_problem(const Op& op, int64_t first_head) {
           .num_heads = int(op.num_heads),
           .num_attributes = int(op.edge_attributes.cols()),
           .scale = float(scale_of(op)),
-          .dst_ptr = op.graph->dst_ptr.template as<int64_t>(),
+          .dst_ptr = op.graph->dst_ptr.template as<int64_t>() + op.dst().begin,
           .src_of = op.graph->src_of.template as<int32_t>(),
           .q = slice_of<const bfloat16>(op.q, channel),
           .k = slice_of<const bfloat16>(op.k, channel),

@@ -2,9 +2,11 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/graph_attention/graph_attention.h"
+#include "tests/support/cases/graph_attention.h"
 #include "tests/support/fixtures.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/tolerances.h"
@@ -389,6 +391,92 @@ TEST(GraphAttention, RepeatableForAnyNumberOfThreads) {
 }
 
 // Attention over chunks of destinations is attention over the whole, and the gradients add up.
+// The passes of backward, in parts of the sources, give bit for bit what both give at once.
+TEST(GraphAttention, PartsOfDestinationsAndSourcesGiveTheWhole) {
+  for (const DType dtype : {DType::f64, DType::f32})
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(c.name);
+      Workspace w(5);
+      const Graph graph = make_graph(c);
+      const Problem whole(w, graph, dtype, c);
+      Workspace again(5);
+      const Problem parts(again, graph, dtype, c);
+      whole.forward(), whole.backward();
+
+      const int64_t cut = graph.num_dst() / 3;
+      for (const Range dst : {Range{cut, graph.num_dst()}, Range{0, cut}}) {
+        if (dst.size() == 0) continue;
+        GraphAttentionForward op = parts.forward_op();
+        op.destinations = dst;
+        for (Tensor* rows : {&op.q, &op.o, &op.stats}) *rows = rows->slice(dst);
+        run(again.ctx, op);
+      }
+      // Sums are over blocks of destinations, which begin elsewhere.
+      const double tolerance = dtype == DType::f64 ? 1e-13 : 1e-5;
+      for (int64_t i = 0; i < graph.num_dst(); ++i) {
+        for (int64_t c = 0; c < whole.o.cols(); ++c) EXPECT_NEAR(at(parts.o, i, c), at(whole.o, i, c), tolerance);
+        for (int64_t h = 0; h < whole.stats.cols(); ++h)
+          EXPECT_NEAR(at(parts.stats, i, h), at(whole.stats, i, h), tolerance);
+      }
+      parts.forward();
+
+      GraphAttentionBackward op = parts.backward_op();
+      op.workspace = again.filled(DType::u8, {op.workspace_bytes()}, 255);
+      op.pass = GraphAttentionBackward::Pass::destinations;
+      EXPECT_EQ(op.scratch_bytes(), 0);
+      int64_t flops = op.flops();
+      run(again.ctx, op);
+      op.pass = GraphAttentionBackward::Pass::sources;
+      const int64_t middle = graph.num_src() / 2;
+      for (const Range src : {Range{middle, graph.num_src()}, Range{0, middle}}) {
+        if (src.size() == 0) continue;
+        op.sources = src;
+        flops += op.flops();
+        run(again.ctx, op);
+      }
+      const auto results = [](const Problem& p) {
+        return std::array{p.d_q, p.d_k, p.d_v, p.d_w_edge, p.d_b_edge, p.d_attributes};
+      };
+      for (size_t i = 0; i < results(whole).size(); ++i)
+        EXPECT_TRUE(results(whole)[i].size() == 0 || identical(results(parts)[i], results(whole)[i])) << i;
+      EXPECT_NEAR(double(flops), double(whole.backward_op().flops()), 2);
+    }
+}
+
+TEST(GraphAttention, SomeDestinationsNeedTheirSourcesOnly) {
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    const GraphAttentionSizes sizes{dtype, 30, 41, 2, 4, 16, 11};
+    Workspace w(7);
+    const Graph graph = random_graph(sizes);
+    const GraphAttentionCase inputs = GraphAttentionCase::make(w, graph, sizes);
+    const GraphAttentionCase whole = inputs.mapped(graph, [&](const Tensor& t) { return w.copy_of(t); });
+    run(w.ctx, whole.forward);
+    for (const Range dst : {Range{0, 9}, Range{25, 41}}) {
+      const GraphAttentionForward some = forward_of_some(w, graph, inputs, dst);
+      run(w.ctx, some);
+      expect_like_whole(dst, some.o, some.stats, whole.forward.o, whole.forward.stats);
+    }
+  }
+}
+
+TEST(GraphAttention, RefusesAPassWithoutWorkspaceAndRangesOutside) {
+  const Case c = cases()[0];
+  Workspace w(6);
+  const Graph graph = make_graph(c);
+  const Problem p(w, graph, DType::f64, c);
+  GraphAttentionBackward backward = p.backward_op();
+  backward.pass = GraphAttentionBackward::Pass::sources;
+  BOREAS_EXPECT_ERROR(run(w.ctx, backward), invalid_argument, "workspace");
+  backward = p.backward_op();
+  backward.sources = {3, graph.num_src() + 1};
+  BOREAS_EXPECT_ERROR(run(w.ctx, backward), shape, "sources 3 to");
+  GraphAttentionForward forward = p.forward_op();
+  forward.destinations = {1, graph.num_dst()};
+  BOREAS_EXPECT_ERROR(run(w.ctx, forward), shape, "q is");
+  forward.destinations = {1, graph.num_dst() + 1};
+  BOREAS_EXPECT_ERROR(run(w.ctx, forward), shape, "destinations 1 to");
+}
+
 TEST(GraphAttention, ChunksMakeTheWhole) {
   Workspace work;
   const Case c{"", 40, 61, 4, 4, 16, 5};

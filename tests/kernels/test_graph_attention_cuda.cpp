@@ -80,6 +80,52 @@ TEST(GraphAttentionCuda, AllVersionsAgree) {
 #endif
 }
 
+TEST(GraphAttentionCuda, PartsOfDestinationsAndSourcesGiveTheWhole) {
+  BOREAS_SKIP_WITHOUT_GPU();
+  for (const DType dtype : kTypes)
+    for (const auto& [mean_degree, head_size] :
+         {std::pair{5, 32}, std::pair{5, 64}, std::pair{20, 32}, std::pair{5, 20}}) {
+      const GraphAttentionSizes sizes{dtype, 300, 500, mean_degree, 16, head_size, 11, false, true, 3, 16};
+      SCOPED_TRACE(testing::Message() << sizes);
+      Workspace w(9);
+      GpuWorkspace gpu;
+      const Graph graph = random_graph(sizes), device_graph = graph.to(Device::cuda(0), gpu.ctx.compute());
+      const GraphAttentionCase host = GraphAttentionCase::make(w, graph, sizes);
+      const GraphAttentionCase whole = upload(gpu, w, device_graph, host), parts = upload(gpu, w, device_graph, host);
+      for (const Range dst : {Range{200, 500}, Range{0, 200}}) {
+        GraphAttentionForward op = parts.forward;
+        op.destinations = dst;
+        for (Tensor* rows : {&op.q, &op.r, &op.o, &op.stats}) *rows = rows->slice(dst);
+        run(gpu.ctx, op);
+      }
+      GraphAttentionBackward op = parts.backward;
+      op.workspace = gpu.ctx.alloc(Keep::scratch, DType::u8, {op.workspace_bytes()});
+      op.pass = GraphAttentionBackward::Pass::destinations;
+      run(gpu.ctx, op);
+      op.pass = GraphAttentionBackward::Pass::sources;
+      for (const Range src : {Range{0, 17}, Range{290, 300}, Range{17, 290}}) {
+        op.sources = src;
+        run(gpu.ctx, op);
+      }
+      expect_like_double(w, graph, host, parts, [&](const Tensor& t) { return gpu.download(w, t); });
+      whole.run(gpu.ctx);
+      for (const Range dst : {Range{200, 500}, Range{0, 200}}) {
+        GraphAttentionCase missing = host;  // the rows that are not needed
+        const GraphAttentionForward on_host = forward_of_some(w, graph, host, dst);
+        missing.forward.k = on_host.k, missing.forward.v = on_host.v;
+        GraphAttentionForward some = upload(gpu, w, device_graph, missing).forward;
+        some.destinations = dst;
+        for (Tensor* rows : {&some.q, &some.r, &some.o, &some.stats}) *rows = rows->slice(dst);
+        run(gpu.ctx, some);
+        expect_like_whole(dst, gpu.download(w, some.o), gpu.download(w, some.stats), gpu.download(w, whole.forward.o),
+                          gpu.download(w, whole.forward.stats));
+      }
+      for (size_t x = 0; x < whole.results().size(); ++x)
+        EXPECT_TRUE(identical(gpu.download(w, whole.results()[x].tensor), gpu.download(w, parts.results()[x].tensor)))
+            << whole.results()[x].name;
+    }
+}
+
 TEST(GraphAttentionCuda, IsBitwiseRepeatable) {
   BOREAS_SKIP_WITHOUT_GPU();
   for (const DType dtype : kTypes)

@@ -121,6 +121,33 @@ struct GraphAttentionCase {
   }
 };
 
+/// Forward of some destinations, with the rows of k and v that their edges do not need set to NaN: on ranks these may
+/// not have arrived. On the host, in its own memory; o and stats are the rows of these destinations.
+inline GraphAttentionForward forward_of_some(Workspace& w, const Graph& graph, const GraphAttentionCase& inputs,
+                                             Range destinations) {
+  GraphAttentionForward op = inputs.forward;
+  op.graph = &graph;
+  op.destinations = destinations;
+  op.k = copy_like(w, op.k), op.v = copy_like(w, op.v), op.o = copy_like(w, op.o), op.stats = w.copy_of(op.stats);
+  for (Tensor* rows : {&op.q, &op.r, &op.o, &op.stats})
+    if (*rows) *rows = rows->slice(destinations);
+  std::vector<bool> is_needed(size_t(graph.num_src()));
+  const int64_t* const dst_ptr = graph.dst_ptr.as<int64_t>();
+  for (int64_t m = dst_ptr[destinations.begin]; m < dst_ptr[destinations.end]; ++m)
+    is_needed[size_t(graph.src_of.as<int32_t>()[m])] = true;
+  for (int64_t j = 0; j < graph.num_src(); ++j)
+    for (const Tensor* rows : {&op.k, &op.v})
+      if (!is_needed[size_t(j)]) fill(rows->slice({j, j + 1}), NAN);
+  return op;
+}
+
+/// Holds its results against those of the whole.
+inline void expect_like_whole(Range destinations, const Tensor& o, const Tensor& stats, const Tensor& whole_o,
+                              const Tensor& whole_stats) {
+  EXPECT_LE(relative_error(o, whole_o.slice(destinations), 0.1), 4e-3);
+  EXPECT_LE(relative_error(stats, whole_stats.slice(destinations), 0.1), 2e-3);
+}
+
 /// The results of `actual`, brought to the host by `fetch`, against the same case in f64 on the CPU.
 inline void expect_like_double(Workspace& w, const Graph& graph, const GraphAttentionCase& inputs,
                                const GraphAttentionCase& actual, auto&& fetch) {
