@@ -1,6 +1,7 @@
 #include "comm/rank_graph.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace boreas {
 
@@ -39,6 +40,39 @@ RankGraph make_rank_graph(Communicator& ranks, const Graph& whole, const Partiti
   for (int64_t& pointer : dst_ptr) pointer -= first;
   return make_rank_graph(ranks, src_owners, dst_owners, dst_ptr,
                          {whole.src_of.as<int32_t>() + first, size_t(dst_ptr.back())}, first, kind, device);
+}
+
+InteriorFirst interior_first(RankGraph part) {
+  const Graph& graph = part.graph;
+  const Range own = part.sources.own();
+  BOREAS_CHECK(own.size() == graph.num_dst(), shape, "{} own sources are not the {} destinations", own.size(),
+               graph.num_dst());
+  const int64_t* const dst_ptr = graph.dst_ptr.as<int64_t>();
+  const int32_t* const src_of = graph.src_of.as<int32_t>();
+  const auto is_own = [&](int32_t row) { return row >= own.begin && row < own.end; };
+
+  InteriorFirst result;
+  result.nodes.resize(size_t(own.size()));
+  std::iota(result.nodes.begin(), result.nodes.end(), 0);
+  const auto boundary = std::stable_partition(result.nodes.begin(), result.nodes.end(), [&](int32_t node) {
+    return std::all_of(src_of + dst_ptr[node], src_of + dst_ptr[node + 1], is_own);
+  });
+  result.num_interior = boundary - result.nodes.begin();
+
+  std::vector<int32_t> place(result.nodes.size()), sources;
+  for (size_t i = 0; i < place.size(); ++i) place[size_t(result.nodes[i])] = int32_t(i);
+  std::vector<int64_t> pointers{0};
+  for (const int32_t node : result.nodes) {
+    for (int64_t m = dst_ptr[node]; m < dst_ptr[node + 1]; ++m) {
+      result.edges.push_back(int32_t(m));
+      sources.push_back(is_own(src_of[m]) ? int32_t(own.begin) + place[size_t(src_of[m] - own.begin)] : src_of[m]);
+    }
+    pointers.push_back(int64_t(sources.size()));
+  }
+  result.part = std::move(part);
+  result.part.graph = Graph::from_sorted(result.part.sources.num_rows(), own.size(), pointers, sources);
+  result.part.sources.reorder_own(result.nodes);
+  return result;
 }
 
 RankGraph make_rank_graph(Graph whole) {

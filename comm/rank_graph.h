@@ -24,6 +24,17 @@ RankGraph make_rank_graph(Communicator& ranks, const Partition& src_owners, cons
 RankGraph make_rank_graph(Communicator& ranks, const Graph& whole, const Partition& src_owners,
                           const Partition& dst_owners, ExchangeKind kind, Device device);
 
+/// The same part with its nodes, which are destinations as well as sources, in another order: first those whose edges
+/// all come from own nodes, so that they need nothing from other ranks, then the others; otherwise in their order.
+/// Edges go with their destinations. Only own rows of `sources` move, so that other ranks need not know. On the host;
+/// of halos.
+struct InteriorFirst {
+  RankGraph part;
+  int64_t num_interior = 0;
+  std::vector<int32_t> nodes, edges;  ///< [own nodes], [own edges]: where each was
+};
+InteriorFirst interior_first(RankGraph part);
+
 /// The whole graph as the part of the only rank.
 RankGraph make_rank_graph(Graph whole);
 

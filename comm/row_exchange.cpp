@@ -82,6 +82,25 @@ RowExchange RowExchange::make(Communicator& ranks, const Partition& owners, std:
   return exchange;
 }
 
+void RowExchange::reorder_own(std::span<const int32_t> order) {
+  BOREAS_CHECK(kind_ == ExchangeKind::halo && ranks_, invalid_argument,
+               "row exchange: only own rows of a halo have an order of their own");
+  BOREAS_CHECK(int64_t(order.size()) == own_.size(), shape, "row exchange: an order of {} rows was given for {}",
+               order.size(), own_.size());
+  std::vector<int32_t> place(order.size());
+  std::vector<int32_t> send_ids(static_cast<size_t>(num_sent_));
+  std::vector<int64_t> ids(order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    place[size_t(order[i])] = int32_t(i);
+    ids[i] = ids_[size_t(own_.begin + order[i])];
+  }
+  std::ranges::copy(ids, ids_.begin() + own_.begin);
+  const Device device = storage_.device();
+  copy_now(send_ids.data(), Device::cpu(), send_ids_.data(), device, num_sent_ * 4);
+  for (int32_t& id : send_ids) id = place[size_t(id)];
+  copy_now(send_ids_.data(), device, send_ids.data(), Device::cpu(), num_sent_ * 4);
+}
+
 void RowExchange::check(const Tensor& rows) const {
   BOREAS_CHECK(rows.rows() == num_rows_, shape, "row exchange: {} was given, {} rows are exchanged", to_string(rows),
                num_rows_);

@@ -35,8 +35,13 @@ class RowExchange {
   static RowExchange make(Communicator& ranks, const Partition& owners, std::span<const int64_t> needed,
                           ExchangeKind kind, Device device);
 
+  /// Puts own rows in another order: row own().begin + i is then that which was own().begin + order[i]. Others see
+  /// nothing of it. Of halos only.
+  void reorder_own(std::span<const int32_t> order);
+
   /// No rows but its own: nothing is moved, and no room for others is needed.
   bool is_local() const { return !ranks_ || ranks_->size() == 1; }
+  ExchangeKind kind() const { return kind_; }
   int64_t num_rows() const { return num_rows_; }
   Range own() const { return own_; }
   /// Global row of each row here; empty for `local`.

@@ -7,12 +7,13 @@
 namespace boreas {
 
 AttentionBlock::AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape,
-                               const Graph& graph, const RowExchange& rows, int64_t edge_channels,
+                               const Graph& graph, const RowExchange& rows, int64_t num_interior, int64_t edge_channels,
                                std::shared_ptr<const HeadSharding> heads)
     : shape_(shape),
       graph_(&graph),
       rows_(&rows),
       heads_(std::move(heads)),
+      num_interior_(num_interior),
       projections_(LayerNorm(store, join_name(prefix, "layer_norm_attention"), shape.num_channels),
                    Linear(store, prefix,
                           {{"lin_query", shape.attention_channels},
@@ -88,10 +89,12 @@ Tensor AttentionBlock::project(Context& ctx, Keep keep, const Tensor& x, const T
 bool AttentionBlock::interior_first() const {
   // Of longer parts the projections alone take longer than the messages: docs/sharding.md.
   constexpr int64_t kMostWindows = 32;
-  return !edges_ && !rows_->is_local() && (window_ < 0 || num_nodes() < kMostWindows * window_);
+  if (edges_) return num_interior_ >= 0;
+  return !rows_->is_local() && (window_ < 0 || num_nodes() < kMostWindows * window_);
 }
 
 Range AttentionBlock::interior() const {
+  if (edges_) return {0, std::max<int64_t>(0, num_interior_)};
   if (!interior_first() || window_ < 0) return {};
   const Range own = rows_->own();
   const int64_t begin = own.begin > 0 ? window_ : 0;
@@ -101,8 +104,12 @@ Range AttentionBlock::interior() const {
 
 void AttentionBlock::attend(Context& ctx, const EdgeAttention::Arguments& in, const Tensor& p, const Tensor& stats,
                             Range queries) const {
-  if (edges_) return edges_->forward(ctx, in, p, p, stats);
   if (queries.size() == 0) return;
+  if (edges_) {
+    const Tensor o = p.slice(queries);
+    return edges_->forward(ctx, {in.graph, in.q.slice(queries), in.k, in.v, in.features, {}, queries}, o, o,
+                           stats.slice(queries));
+  }
   // Keys that these queries do not attend to may not have arrived: they are left out.
   const Range at{rows_->own().begin + queries.begin, rows_->own().begin + queries.end}, all{0, in.k.rows()};
   const Range keys =
@@ -278,11 +285,11 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
         moving.push_back(rows_->start_backward(ctx, d_keys_values.slice(all_rows(i))));
       };
       const bool others_first = interior_first();
-      for (int64_t i = 0; i < items && others_first; ++i) {
+      for (int64_t i = 0; i < items && others_first && !edges_; ++i) {
         backward_others(ctx, in_window(i, {}), d_k.slice(all_rows(i)), d_v.slice(all_rows(i)));
         start(i);
       }
-      Tensor features, d_features;
+      Tensor features, d_features, workspace;
       if (edges_) {
         features = edges_->features(ctx, in.edge_attributes);
         d_features = edges_->start_gradient(ctx, in.edge_attributes, d_in.edge_attributes);
@@ -292,11 +299,28 @@ void AttentionBlock::backward(Context& ctx, const Inputs& in, const Saved& saved
         if (heads_)
           backward_heads(ctx, saved.heads[size_t(i)], features, d_p.slice(own),
                          {graph_, d_q.slice(own), d_k.slice(own), d_v.slice(own), d_features});
-        else if (edges_)
-          edges_->backward(ctx, {graph_, q.slice(own), k.slice(all), v.slice(all), features},
-                           saved.attention_stats.slice(own), d_p.slice(own),
-                           {graph_, d_q.slice(own), d_k.slice(all), d_v.slice(all), d_features});
-        else
+        else if (edges_) {
+          GraphAttentionBackward op = edges_->backward_op(
+              {graph_, q.slice(own), k.slice(all), v.slice(all), features}, saved.attention_stats.slice(own),
+              d_p.slice(own), {graph_, d_q.slice(own), d_k.slice(all), d_v.slice(all), d_features});
+          if (!others_first) {
+            run(ctx, op);
+            continue;
+          }
+          if (!workspace) workspace = ctx.alloc(Keep::scratch, DType::u8, {op.workspace_bytes()});
+          op.workspace = workspace;
+          op.pass = GraphAttentionBackward::Pass::destinations;
+          run(ctx, op);
+          op.pass = GraphAttentionBackward::Pass::sources;
+          const auto sources = [&](Range rows) {
+            op.sources = rows;
+            if (rows.size() > 0) run(ctx, op);
+          };
+          sources({0, rows_->own().begin});
+          sources({rows_->own().end, rows_->num_rows()});
+          start(i);
+          sources(rows_->own());
+        } else
           run(ctx, in_window(i, others_first ? own_keys(i) : all));
       }
       if (edges_) edges_->finish_gradient(ctx, in.edge_attributes, d_features, d_in.edge_attributes);

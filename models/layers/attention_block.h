@@ -33,8 +33,9 @@ namespace boreas {
 ///          their gradients go home beside that of W_p. For the window, `rows` are consecutive positions of the
 ///          sequence; where a part has less than 32 windows, queries whose keys are all own ones attend while those of
 ///          others travel, and the gradients of the others' keys and values are made first and go home beside all other
-///          gradients of the attention. With `heads` the exchange has own rows only, the graph is whole, and attention
-///          is between all rows, head by head: see HeadSharding.
+///          gradients of the attention. So it is along a graph whose first `num_interior` own nodes need own rows only;
+///          the gradients of others go home beside those of own keys and values. With `heads` the exchange has own rows
+///          only, the graph is whole, and attention is between all rows, head by head: see HeadSharding.
 /// Source   Shi et al. 2021 (graph); Vaswani et al. 2017, Beltagy et al. 2020 (window)
 class AttentionBlock {
  public:
@@ -58,10 +59,11 @@ class AttentionBlock {
     FeedForward::Saved feed_forward;
   };
 
-  /// Along a graph whose sources are the rows of the exchange; the caller owns both. Parameters `<prefix>.lin_query`
-  /// ...
+  /// Along a graph whose sources are the rows of the exchange; the caller owns both. `num_interior`: see
+  /// InteriorFirst; negative: in the order that the graph has. Parameters `<prefix>.lin_query` ...
   AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const Graph& graph,
-                 const RowExchange& rows, int64_t edge_channels, std::shared_ptr<const HeadSharding> heads = {});
+                 const RowExchange& rows, int64_t num_interior, int64_t edge_channels,
+                 std::shared_ptr<const HeadSharding> heads = {});
   /// Inside a window of the node order: |i - j| <= window, all if negative. Parameters `<prefix>.attention.lin_q` ...
   AttentionBlock(ParameterStore& store, const std::string& prefix, const BlockShape& shape, const RowExchange& rows,
                  int64_t window, std::shared_ptr<const HeadSharding> heads = {});
@@ -95,12 +97,12 @@ class AttentionBlock {
   /// Fills `projected` and returns k | v of all rows; those of others arrive when `moving` of each item is finished.
   Tensor project(Context& ctx, Keep keep, const Tensor& x, const Tensor& projected, NormedLinear::Saved* saved,
                  std::vector<RowExchange::Moving>& moving) const;
-  /// Whether messages travel beside the attention of what needs none, not only beside projections: inside windows, of
-  /// parts that are short.
+  /// Whether messages travel beside the attention of what needs none, not only beside projections: along graphs in
+  /// that order, and inside windows, of parts that are short.
   bool interior_first() const;
   /// Then the own rows, counted from the first of them, that attend to own rows only.
   Range interior() const;
-  /// Attention of own rows, or inside the window of these of them only, which needs the keys that they attend to only.
+  /// Attention of these of the own rows, which needs the keys that they attend to only.
   void attend(Context& ctx, const EdgeAttention::Arguments& in, const Tensor& p, const Tensor& stats,
               Range queries) const;
   /// Inside the window, the gradients of the keys and values of others alone, in arrays of all rows of an item.
@@ -113,7 +115,7 @@ class AttentionBlock {
   const Graph* graph_ = nullptr;
   const RowExchange* rows_;
   std::shared_ptr<const HeadSharding> heads_;  // null: edge sharding
-  int64_t window_ = -1;
+  int64_t window_ = -1, num_interior_ = -1;
   NormedLinear projections_;
   HeadNorm q_norm_, k_norm_;
   std::optional<EdgeAttention> edges_;

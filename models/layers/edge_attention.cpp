@@ -129,30 +129,31 @@ void EdgeAttention::forward(Context& ctx, const Arguments& in, const Tensor& r, 
                                  .b_edge = bias_of(bias_->value, heads),
                                  .r = r,
                                  .num_heads = heads.size(),
+                                 .destinations = in.destinations,
                                  .o = o,
                                  .stats = stats});
 }
 
-void EdgeAttention::backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o,
-                             const Arguments& d_in) const {
+GraphAttentionBackward EdgeAttention::backward_op(const Arguments& in, const Tensor& stats, const Tensor& d_o,
+                                                  const Arguments& d_in) const {
   const Range heads = heads_of(in);
-  run(ctx, GraphAttentionBackward{.graph = in.graph,
-                                  .q = in.q,
-                                  .k = in.k,
-                                  .v = in.v,
-                                  .edge_attributes = in.features,
-                                  .w_edge = weight_of(weight_->value, heads),
-                                  .b_edge = bias_of(bias_->value, heads),
-                                  .num_heads = heads.size(),
-                                  .stats = stats,
-                                  .d_o = d_o,
-                                  .d_q = d_in.q,
-                                  .d_k = d_in.k,
-                                  .d_v = d_in.v,
-                                  .d_w_edge = weight_of(weight_->grad, heads),
-                                  .d_b_edge = bias_of(bias_->grad, heads),
-                                  .d_edge_attributes = d_in.features,
-                                  .first_edge_column = d_in.features ? in.features.cols() - d_in.features.cols() : 0});
+  return {.graph = in.graph,
+          .q = in.q,
+          .k = in.k,
+          .v = in.v,
+          .edge_attributes = in.features,
+          .w_edge = weight_of(weight_->value, heads),
+          .b_edge = bias_of(bias_->value, heads),
+          .num_heads = heads.size(),
+          .stats = stats,
+          .d_o = d_o,
+          .d_q = d_in.q,
+          .d_k = d_in.k,
+          .d_v = d_in.v,
+          .d_w_edge = weight_of(weight_->grad, heads),
+          .d_b_edge = bias_of(bias_->grad, heads),
+          .d_edge_attributes = d_in.features,
+          .first_edge_column = d_in.features ? in.features.cols() - d_in.features.cols() : 0};
 }
 
 }  // namespace boreas

@@ -64,13 +64,20 @@ class EdgeAttention {
   struct Arguments {
     const Graph* graph = nullptr;
     Tensor q, k, v, features;
-    Range heads = {};  ///< that the columns of q, k and v are; none: all
+    Range heads = {};         ///< that the columns of q, k and v are; none: all
+    Range destinations = {};  ///< that attend, forward; none: all
   };
   Tensor alloc_stats(Context& ctx, Keep keep, const Tensor& q) const;
   /// o = attention + r; o may be r; r may be empty.
   void forward(Context& ctx, const Arguments& in, const Tensor& r, const Tensor& o, const Tensor& stats) const;
   /// d_in.features is added to and may be empty or narrower than the features; the others are overwritten.
-  void backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o, const Arguments& d_in) const;
+  void backward(Context& ctx, const Arguments& in, const Tensor& stats, const Tensor& d_o,
+                const Arguments& d_in) const {
+    run(ctx, backward_op(in, stats, d_o, d_in));
+  }
+  /// The op of backward, for a caller that runs it in passes.
+  GraphAttentionBackward backward_op(const Arguments& in, const Tensor& stats, const Tensor& d_o,
+                                     const Arguments& d_in) const;
 
  private:
   Range heads_of(const Arguments& in) const { return in.heads.size() > 0 ? in.heads : Range{0, num_heads_}; }

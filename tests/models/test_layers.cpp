@@ -215,7 +215,7 @@ TEST_P(GraphBlock, Gradients) {
   Workspace w;
   ParameterStore store(f64);
   const Graph graph = random_graph(kNodes, kNodes, 3);
-  const AttentionBlock block(store, "b", small_block(qk_norm, edge_pre_mlp), graph, kRows, kEdgeChannels);
+  const AttentionBlock block(store, "b", small_block(qk_norm, edge_pre_mlp), graph, kRows, -1, kEdgeChannels);
   materialise(store);
   check_layer(graph_case(block, store, w, graph.num_edges(), kTrainable), w);
   check_gradients(graph_case(block, store, w, graph.num_edges(), kEdgeChannels), w);
@@ -227,7 +227,7 @@ TEST(AttentionBlock, AddsToTheGradientOfEdgeAttributes) {
     Workspace w;
     ParameterStore store(f64);
     const Graph graph = random_graph(kNodes, kNodes, 3);
-    const AttentionBlock block(store, "b", small_block(false, edge_pre_mlp), graph, kRows, kEdgeChannels);
+    const AttentionBlock block(store, "b", small_block(false, edge_pre_mlp), graph, kRows, -1, kEdgeChannels);
     materialise(store);
     const LayerCase<AttentionBlock> c = graph_case(block, store, w, graph.num_edges(), kTrainable);
     c.gradients(w.ctx);
@@ -244,7 +244,7 @@ TEST(AttentionBlock, WorksWithoutEdges) {
   ParameterStore store(f64);
   const std::vector<int64_t> dst_ptr(kNodes + 1, 0);
   const Graph graph = Graph::from_sorted(kNodes, kNodes, dst_ptr, {});
-  const AttentionBlock block(store, "b", small_block(true, true), graph, kRows, kEdgeChannels);
+  const AttentionBlock block(store, "b", small_block(true, true), graph, kRows, -1, kEdgeChannels);
   materialise(store);
   LayerCase<AttentionBlock> c = case_of(block, store, w, kNodes, 6, 6);
   c.in.edge_attributes = w.random(f64, {0, kEdgeChannels});
@@ -270,7 +270,7 @@ TEST(AttentionBlock, ItemsDoNotMix) {
     ParameterStore store(f64);
     const BlockShape shape = small_block(true, false);
     const AttentionBlock block = windowed ? AttentionBlock(store, "b", shape, kRows, 2)
-                                          : AttentionBlock(store, "b", shape, graph, kRows, kEdgeChannels);
+                                          : AttentionBlock(store, "b", shape, graph, kRows, -1, kEdgeChannels);
     materialise(store);
     const Tensor x = w.random(f64, {3 * kNodes, 6}), y = w.output(f64, {3 * kNodes, 6}),
                  one = w.output(f64, {kNodes, 6});
@@ -298,7 +298,7 @@ TEST(AttentionBlock, MayWorkInPlaceWhenNothingIsSaved) {
 TEST(AttentionBlock, NamesAsInTheReference) {
   ParameterStore graph_store(f64), window_store(f64);
   const Graph graph = random_graph(kNodes, kNodes, 3);
-  const AttentionBlock a(graph_store, "", small_block(true, true), graph, kRows, kEdgeChannels);
+  const AttentionBlock a(graph_store, "", small_block(true, true), graph, kRows, -1, kEdgeChannels);
   const AttentionBlock b(window_store, "", small_block(true, false), kRows, 2);
   std::set<std::string> expected;
   for (const char* name :
@@ -325,7 +325,7 @@ TEST(AttentionBlock, RejectsWhatDoesNotFit) {
   config.num_channels = 0;
   BOREAS_EXPECT_ERROR(BlockShape::of(config), config, "num_channels is 0");
   const Graph bipartite = random_graph(kNodes, kNodes + 1, 3);
-  BOREAS_EXPECT_ERROR(AttentionBlock(store, "a", small_block(false, false), bipartite, kRows, 3), shape,
+  BOREAS_EXPECT_ERROR(AttentionBlock(store, "a", small_block(false, false), bipartite, kRows, -1, 3), shape,
                       "11 sources and 12");
   const AttentionBlock block(store, "b", small_block(false, false), kRows, 2);
   store.materialise(1);
