@@ -238,22 +238,40 @@ void check_agreement(Communicator& ranks, const std::string& what, const std::st
   }
 }
 
-ProcessGrid ProcessGrid::make(std::unique_ptr<Communicator> world, int64_t model_ranks) {
-  const int64_t size = world->size();
-  if (model_ranks == 0) model_ranks = size;
-  BOREAS_CHECK(model_ranks > 0 && size % model_ranks == 0, config,
-               "parallel.model_ranks is {}, which does not divide the {} ranks of this job; choose a divisor, or 0 for "
-               "all",
-               model_ranks, size);
+int64_t model_ranks_of(int64_t num_ranks, int64_t model_ranks, int64_t ensemble_ranks) {
+  BOREAS_CHECK(num_ranks > 0 && ensemble_ranks > 0 && num_ranks % ensemble_ranks == 0, config,
+               "parallel.ensemble_ranks is {}, which does not divide the {} ranks of this job; choose a divisor",
+               ensemble_ranks, num_ranks);
+  const int64_t most = num_ranks / ensemble_ranks;
+  if (model_ranks == 0) return most;
+  BOREAS_CHECK(model_ranks > 0 && most % model_ranks == 0, config,
+               "parallel.model_ranks is {}, which does not divide the {} ranks of this job{}; choose a divisor, or 0 "
+               "for all",
+               model_ranks, num_ranks,
+               ensemble_ranks > 1 ? fmt::format(" after parallel.ensemble_ranks={}", ensemble_ranks) : "");
+  return model_ranks;
+}
+
+ProcessGrid ProcessGrid::make(std::unique_ptr<Communicator> world, int64_t model_ranks, int64_t ensemble_ranks) {
+  model_ranks = model_ranks_of(world->size(), model_ranks, ensemble_ranks);
+  const int64_t rank = world->rank(), shard = rank % model_ranks;
   ProcessGrid grid;
-  grid.model = world->split(int(world->rank() / model_ranks));
-  grid.data = world->split(int(world->rank() % model_ranks));
+  grid.model = world->split(int(rank / model_ranks));
+  grid.ensemble = world->split(int(rank / (model_ranks * ensemble_ranks) * model_ranks + shard));
+  grid.replicas = world->split(int(shard));
   grid.world = std::move(world);
   return grid;
 }
 
+int64_t ProcessGrid::bytes_sent() const {
+  int64_t bytes = 0;
+  for (const Communicator* ranks : {world.get(), model.get(), ensemble.get(), replicas.get()})
+    bytes += ranks->bytes_sent();
+  return bytes;
+}
+
 void ProcessGrid::connect(Device device) const {
-  for (const auto& ranks : {world.get(), model.get(), data.get()}) ranks->connect(device);
+  for (Communicator* ranks : {world.get(), model.get(), ensemble.get(), replicas.get()}) ranks->connect(device);
 }
 
 const ProcessGrid& ProcessGrid::one_rank() {

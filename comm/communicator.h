@@ -98,19 +98,29 @@ std::unique_ptr<Communicator> make_world_communicator();
 /// Throws config, on every rank, if `text` is not the same on all; `what` names it: "configuration".
 void check_agreement(Communicator& ranks, const std::string& what, const std::string& text);
 
-/// world = data groups x model groups: consecutive ranks share a sample, groups of them train on different ones.
+/// parallel.model_ranks with 0 resolved. Throws config if it, or ensemble_ranks, does not divide the ranks.
+int64_t model_ranks_of(int64_t num_ranks, int64_t model_ranks, int64_t ensemble_ranks);
+
+/// world = data groups x ensemble groups x model groups. Consecutive ranks share the cells of a sample; groups of these
+/// divide its members; groups of those train on different samples.
 struct ProcessGrid {
   std::unique_ptr<Communicator> world;
-  std::unique_ptr<Communicator> model;  ///< the ranks that share a sample; its rank is the position of the shard
-  std::unique_ptr<Communicator> data;   ///< the ranks that hold the same shard of different samples
+  std::unique_ptr<Communicator> model;     ///< the ranks that share cells; its rank is the position of the shard
+  std::unique_ptr<Communicator> ensemble;  ///< the ranks that hold the same cells of one sample, of different members
+  std::unique_ptr<Communicator> replicas;  ///< the ranks that hold the same shard, of any samples and members
 
-  /// model_ranks = 0: all. Throws config if model_ranks does not divide the number of ranks.
-  static ProcessGrid make(std::unique_ptr<Communicator> world, int64_t model_ranks);
+  /// model_ranks = 0: as many as there are for each part of the members. Throws config if these do not divide the
+  /// number of ranks.
+  static ProcessGrid make(std::unique_ptr<Communicator> world, int64_t model_ranks, int64_t ensemble_ranks = 1);
   /// For what runs on one rank, whatever the job has.
   static const ProcessGrid& one_rank();
 
   bool is_root() const { return world->rank() == 0; }
-  void connect(Device device) const;  ///< all three
+  /// Groups that train on different samples, and the position of this one.
+  int num_data_groups() const { return replicas->size() / ensemble->size(); }
+  int data_group() const { return replicas->rank() / ensemble->size(); }
+  int64_t bytes_sent() const;         ///< by this rank, in all of them
+  void connect(Device device) const;  ///< all of them
 };
 
 }  // namespace boreas

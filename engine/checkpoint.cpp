@@ -118,7 +118,7 @@ class Writer {
 
   // Of an array that is split over the ranks that share a sample: from the first group.
   void write_shards(const std::string& name, const Tensor& rows, const ShardSpec& shards) {
-    if (shards_.ranks().data->rank() > 0) return;
+    if (shards_.ranks().replicas->rank() > 0) return;
     if (file_) file_->reserve(name, rows.dtype(), whole_shape(rows, shards));
     const auto stored_of = model_.all_to_all(lists_for_root(shards.stored_rows({0, rows.rows()})));
     const int64_t slab_rows = std::max<int64_t>(1, kSlabBytes / (rows.cols() * size_of(rows.dtype())));

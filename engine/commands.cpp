@@ -127,9 +127,8 @@ std::string make_plan(const RunConfig& config, const ProcessGrid& ranks) {
 
 std::string make_communication_plan(const RunConfig& config, int64_t num_ranks) {
   BOREAS_CHECK(num_ranks >= 1, invalid_argument, "--ranks is {}; expected at least 1", num_ranks);
-  const DatasetReader reader = DatasetReader::open(config.data.dataset);
-  const ModelSetup setup = make_setup(config, reader);
-  const RankPlan plan = plan_ranks(setup, choose_device(config, Purpose::plan), num_ranks, reader.num_members());
+  const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
+  const RankPlan plan = plan_ranks(setup, choose_device(config, Purpose::plan), num_ranks);
   return plan.table() + resolution_table(setup, plan.model_ranks);
 }
 

@@ -69,6 +69,7 @@ void validate(const RunConfig& config) {
   check_at_least(training.checkpoint.keep, 1, "training.checkpoint.keep");
   check_at_least(training.seed, 0, "training.seed");
   check_at_least(config.parallel.model_ranks, 0, "parallel.model_ranks");
+  check_at_least(config.parallel.ensemble_ranks, 1, "parallel.ensemble_ranks");
   if (config.parallel.partition == GraphPartition::patches) {
     BOREAS_CHECK(config.model.processor.kind != ProcessorKind::transformer, config,
                  "parallel.partition is patches, but model.processor.kind is transformer: the order of its nodes is a "

@@ -177,13 +177,17 @@ struct MemoryConfig {
 
 /// How the ranks that mpirun or srun started work together. Nothing that is computed depends on it but by rounding.
 struct ParallelConfig {
-  int64_t model_ranks = 0;
+  int64_t model_ranks = 0, ensemble_ranks = 1;
   ShardKind shard = ShardKind::edges;
   ExchangeKind exchange = ExchangeKind::halo;
   GraphPartition partition = GraphPartition::bands;
   void fields(auto&& visit) {
     visit("model_ranks", model_ranks, "ranks",
-          "ranks that share a sample; groups of so many train on different samples; 0: all ranks share one");
+          "ranks that share the cells of a sample; groups of so many train on different samples, or members; 0: as "
+          "many as there are");
+    visit("ensemble_ranks", ensemble_ranks, "groups",
+          "groups of such ranks that divide the members of each sample in training: each computes a part of them; at "
+          "most as many as the dataset has members");
     visit("shard", shard, "",
           "what such ranks divide: edges, each computes its own nodes with all edges that end there; heads, each "
           "computes "

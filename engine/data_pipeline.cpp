@@ -34,6 +34,10 @@ Range cells_of(const SamplingOptions& options, int64_t num_cells) {
   return options.share.cells.size() > 0 ? options.share.cells : Range{0, num_cells};
 }
 
+Range members_of(const SamplingOptions& options, int64_t num_members) {
+  return Partition::balanced(num_members, options.share.num_member_parts)[options.share.member_part];
+}
+
 }  // namespace
 
 BatchTransfer::BatchTransfer(Device device, int64_t batch_bytes)
@@ -56,8 +60,8 @@ Tensor BatchTransfer::send(Context& ctx, const Tensor& host) {
 
 int64_t DataPipeline::batch_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
                                   int64_t num_members) {
-  return options.batch_size * window_length(setup.config.data, options.max_rollout) * num_variables * num_members *
-         cells_of(options, setup.num_cells()).size() * size_of(DType::f32);
+  return options.batch_size * window_length(setup.config.data, options.max_rollout) * num_variables *
+         members_of(options, num_members).size() * cells_of(options, setup.num_cells()).size() * size_of(DType::f32);
 }
 
 int64_t DataPipeline::staging_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
@@ -65,7 +69,8 @@ int64_t DataPipeline::staging_bytes(const ModelSetup& setup, const SamplingOptio
   const int64_t batch = batch_bytes(setup, options, num_variables, num_members);
   const int64_t slots = (setup.config.data.prefetch + 1) * batch;
   if (options.share.patch.empty()) return slots;
-  const int64_t date = num_variables * num_members * cells_of(options, setup.num_cells()).size() * size_of(DType::f32);
+  const int64_t date = num_variables * members_of(options, num_members).size() *
+                       cells_of(options, setup.num_cells()).size() * size_of(DType::f32);
   return slots + batch + 2 * date;  // the batch in the patch, and the messages of a date
 }
 
@@ -201,7 +206,10 @@ void DataPipeline::read_batch(std::span<const int64_t> samples, int64_t rollout,
   BOREAS_CHECK(rollout <= options_.max_rollout, internal, "a rollout of {} was asked of a pipeline made for {}",
                rollout, options_.max_rollout);
   const int64_t num_times = window_length(data_, rollout), num_variables = reader_.num_variables();
-  const int64_t num_members = reader_.num_members();
+  const Range members = members_of(options_, reader_.num_members());
+  const int64_t num_members = members.size();
+  std::vector<int64_t> variables(static_cast<size_t>(num_variables));
+  std::iota(variables.begin(), variables.end(), 0);
   const Range cells = cells_of(options_, reader_.num_cells());
   const int64_t slot_bytes = staging_.bytes() / int64_t(slots_.size());
   slot.fields =
@@ -213,7 +221,7 @@ void DataPipeline::read_batch(std::span<const int64_t> samples, int64_t rollout,
       const int64_t index = samples[sample] - (data_.num_input_steps - 1) + time;
       const FieldUse use = time < data_.num_input_steps ? FieldUse::input : FieldUse::target;
       const int64_t item = int64_t(sample) * num_members;
-      reader_.read(index, cells, window.at(item, time).as<float>());
+      reader_.read(index, variables, members, cells, window.at(item, time).as<float>());
       for (int64_t member = 0; member < num_members; ++member) {
         const Tensor fields = window.at(item + member, time);
         preprocess_.check_finite(fields,
@@ -226,7 +234,7 @@ void DataPipeline::read_batch(std::span<const int64_t> samples, int64_t rollout,
 
 FieldWindow DataPipeline::next(Context& ctx) {
   const FieldWindow window = next();
-  return transfer_ ? FieldWindow{transfer_->send(ctx, window.fields), window.num_members} : window;
+  return transfer_ ? FieldWindow{transfer_->send(ctx, window.fields), window.num_members, window.all_members} : window;
 }
 
 FieldWindow DataPipeline::next() {
@@ -241,7 +249,7 @@ FieldWindow DataPipeline::next() {
   if (slot.error) std::rethrow_exception(slot.error);
   ++num_taken_;
   lock.unlock();
-  return {redistributed(slot.fields), reader_.num_members()};
+  return {redistributed(slot.fields), members_of(options_, reader_.num_members()).size(), reader_.num_members()};
 }
 
 }  // namespace boreas

@@ -25,8 +25,9 @@ std::vector<int64_t> shuffled_order(int64_t n, uint64_t seed, int64_t epoch);
 
 /// What a rank reads of all batches.
 struct SampleShare {
-  Range cells = {};                   ///< of the dataset; empty: all
-  int64_t group = 0, num_groups = 1;  ///< batch i is for group i % num_groups
+  int64_t member_part = 0, num_member_parts = 1;  ///< of the members, divided evenly
+  Range cells = {};                               ///< of the dataset; empty: all
+  int64_t group = 0, num_groups = 1;              ///< batch i is for group i % num_groups
   /// If there are any, the cells that it computes instead, as many: all of `ranks` redistribute what they read.
   std::vector<Range> patch = {};
   Communicator* ranks = nullptr;
@@ -90,6 +91,7 @@ class DataPipeline {
   /// The same where ops of the context find it.
   FieldWindow next(Context& ctx);
 
+  /// `num_members`: of the dataset, here and below.
   static int64_t batch_bytes(const ModelSetup& setup, const SamplingOptions& options, int64_t num_variables,
                              int64_t num_members);
   /// Of the batches in flight, on the host.

@@ -86,7 +86,7 @@ void FlatShards::Sum::finish(Context& ctx) {
   const OwnerScope owner(ctx, "gradients");
   ready(ctx, 0);
   finish_bucket(ctx);
-  shards_.ranks_.data->all_reduce(ctx, flat_.columns(shards_.sharded_));
+  shards_.ranks_.replicas->all_reduce(ctx, flat_.columns(shards_.sharded_));
 }
 
 void FlatShards::gather(Context& ctx, const Tensor& flat) const {

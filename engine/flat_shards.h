@@ -15,7 +15,7 @@ namespace boreas {
 ///   flat vectors   | bucket 0: rank 0, 1, .. | bucket 1: rank 0, 1, .. | .. | sharded parameters of this rank |
 ///   state          | this rank's part of bucket 0, of bucket 1, .. | sharded parameters of this rank |
 ///
-/// Sharded parameters are trained by each rank that has them, alike in all groups.
+/// Sharded parameters are trained by each rank that has them, alike in all replicas.
 class FlatShards {
  public:
   static constexpr int64_t kBucketBytes = int64_t{64} << 20;  ///< of gradients
@@ -38,7 +38,7 @@ class FlatShards {
   std::vector<Owned> owners_of(Range flat) const;
 
   /// Sums `flat` over the ranks, in rank order: replicated parameters over the world, where each rank gets the sum of
-  /// its pieces only; sharded ones over the groups.
+  /// its pieces only; sharded ones over the replicas.
   void sum(Context& ctx, const Tensor& flat) const;
   /// The same while `flat` is still being made, from its end to its beginning: a bucket that is ready travels while the
   /// next are made.

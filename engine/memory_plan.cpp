@@ -94,7 +94,7 @@ std::string MemoryReport::table() const {
   return text;
 }
 
-MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const ProcessGrid& ranks, int64_t num_members) {
+MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const ProcessGrid& ranks) {
   const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
   const RunConfig& config = setup.config;
   const int64_t num_variables = setup.variables.size(), before = counted_bytes(device);
@@ -107,13 +107,13 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   report.recompute = config.model.recompute;
   report.encoder_chunks = config.model.encoder.num_chunks;
   report.decoder_chunks = config.model.decoder.num_chunks;
-  report.training_peak = plan_peak(device, [&](Context& ctx) { step.plan(ctx, num_variables, 1); });
+  report.training_peak = plan_peak(device, [&](Context& ctx) { step.plan(ctx, num_variables, setup.num_members); });
   report.forecast_peak = Forecaster::plan(step.model(), device);
 
   int64_t staging = step.staging_bytes(), batch = 0;
   const auto add_pipeline = [&](const SamplingOptions& options) {
-    staging += DataPipeline::staging_bytes(setup, options, num_variables, 1);
-    batch = std::max(batch, DataPipeline::batch_bytes(setup, options, num_variables, 1));
+    staging += DataPipeline::staging_bytes(setup, options, num_variables, setup.num_members);
+    batch = std::max(batch, DataPipeline::batch_bytes(setup, options, num_variables, setup.num_members));
   };
   add_pipeline(training_sampling(config, {}, step.share()));
   if (!config.data.validation.start.empty() || !config.data.validation.end.empty())
@@ -132,9 +132,10 @@ MemoryReport plan_memory(const ModelSetup& setup, Device run_device, const Proce
   const int64_t forecast_graph_bytes = graph_bytes - step.loss_bytes();
   report.forecast =
       forecast_lines(step.model(), forecast_graph_bytes, report.forecast_peak, {}, report.forecast_host_bytes);
-  if (num_members > 1)
-    report.evaluation = forecast_lines(step.model(), forecast_graph_bytes, report.forecast_peak,
-                                       {.num_members = num_members, .writes = false}, report.evaluation_host_bytes);
+  if (setup.num_members > 1)
+    report.evaluation =
+        forecast_lines(step.model(), forecast_graph_bytes, report.forecast_peak,
+                       {.num_members = setup.num_members, .writes = false}, report.evaluation_host_bytes);
   const std::string ahead =
       fmt::format("{} batches of {} samples read ahead", config.data.prefetch, config.training.batch_size);
   if (device.is_cuda()) {
@@ -234,12 +235,11 @@ RunConfig fit_forecast_to_budget(const ModelSetup& setup, Device device, Communi
 MemoryReport plan(const RunConfig& config, const ProcessGrid& ranks) {
   validate(config);
   const Device device = choose_device(config, *ranks.world, Purpose::plan);
-  const DatasetReader reader = DatasetReader::open(config.data.dataset);
-  ModelSetup setup = make_setup(config, reader);
+  ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
   if (config.parallel.partition == GraphPartition::patches && ranks.model->size() > 1)
     setup.graph = in_patches(setup.graph, ranks.model->size());
   setup.config = fit_to_budget(setup, device, ranks);
-  return plan_memory(setup, device, ranks, reader.num_members());
+  return plan_memory(setup, device, ranks);
 }
 
 Device choose_device(const RunConfig& config, Purpose purpose) {

@@ -36,9 +36,8 @@ struct MemoryReport {
 };
 
 /// Dry run of a training step (all rollout steps, chunks, micro-steps, one validation) and of a forecast step, as this
-/// rank makes them. `num_members` are those of the dataset, for an evaluation. Collective.
-MemoryReport plan_memory(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank(),
-                         int64_t num_members = 1);
+/// rank makes them, of as many members as the setup says. Collective.
+MemoryReport plan_memory(const ModelSetup& setup, Device device, const ProcessGrid& ranks = ProcessGrid::one_rank());
 
 /// What forecasts hold at once.
 struct ForecastUse {

@@ -253,6 +253,7 @@ ModelSetup make_setup(const RunConfig& config, const DatasetReader& reader, Grap
                       .tendency_stdev = {}};
   if (const auto tendency = reader.tendency_statistics(setup.step)) setup.statistics.tendency_stdev = tendency->stdev;
   setup.field_shape = reader.field_shape();
+  setup.num_members = reader.num_members();
   (void)setup.preprocess();  // its errors before the longer work
   find_or_build_graph(config, reader, cache, share, setup);
   Coordinates coordinates;
@@ -285,6 +286,7 @@ void write_setup(Hdf5File& file, const ModelSetup& setup) {
   file.write<double>("variables/latitudes", setup.latitudes);
   file.write<double>("variables/longitudes", setup.longitudes);
   file.write<int64_t>("variables/field_shape", setup.field_shape);
+  file.write<int64_t>("variables/num_members", std::vector<int64_t>{setup.num_members});
   file.write<double>("statistics/mean", setup.statistics.mean);
   file.write<double>("statistics/stdev", setup.statistics.stdev);
   file.write<double>("statistics/minimum", setup.statistics.minimum);
@@ -309,6 +311,8 @@ ModelSetup read_setup(const Hdf5File& file, std::optional<GraphShare> share) {
   setup.computed = file.read_vector<uint8_t>("variables/computed");
   setup.step = parse_step(file.read_text_attribute("variables", "step"));
   setup.field_shape = file.read_vector<int64_t>("variables/field_shape");
+  if (file.exists("variables/num_members"))
+    setup.num_members = file.read_vector<int64_t>("variables/num_members").at(0);
   setup.statistics.mean = file.read_vector<double>("statistics/mean");
   setup.statistics.stdev = file.read_vector<double>("statistics/stdev");
   setup.statistics.minimum = file.read_vector<double>("statistics/minimum");

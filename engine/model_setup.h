@@ -29,6 +29,7 @@ struct ModelSetup {
   TimeStep step;                              ///< of the model: that of the dataset
   std::vector<double> latitudes, longitudes;  ///< degrees; of all cells, or of the graph's part
   std::vector<int64_t> field_shape;           ///< of the whole grid
+  int64_t num_members = 1;                    ///< of the dataset that it is trained on
   GraphData graph;                            ///< all of it, or this rank's part: see GraphShare
   struct {
     std::string file, group;

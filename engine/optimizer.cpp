@@ -87,10 +87,10 @@ void Optimizer::sum_squares(Context& ctx, const Tensor& out) const {
     first = false;
   };
   const Range replicated = parameters_.replicated();
-  const bool first_group = shards_.ranks().data->rank() == 0;  // groups hold the same shards
+  const bool is_first = shards_.ranks().replicas->rank() == 0;  // all of them hold the same shard
   for (const FlatShards::Piece& piece : shards_.pieces()) {
     add({piece.flat.begin, std::min(piece.flat.end, replicated.end)});
-    if (first_group) add({std::max(piece.flat.begin, replicated.end), piece.flat.end});
+    if (is_first) add({std::max(piece.flat.begin, replicated.end), piece.flat.end});
   }
   if (first) run(ctx, Fill{.y = out, .value = 0});
   shards_.ranks().world->all_reduce(ctx, out);

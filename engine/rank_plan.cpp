@@ -20,7 +20,8 @@ ProcessGrid planned_grid(const RankPlan& plan, int rank, std::deque<PlannedCommu
   ProcessGrid grid;
   grid.world = std::make_unique<PlannedCommunicator>(rank, int(plan.num_ranks));
   grid.model = std::make_unique<PlannedCommunicator>(rank, int(plan.model_ranks), std::move(answers));
-  grid.data = std::make_unique<PlannedCommunicator>(0, int(plan.num_ranks / plan.model_ranks));
+  grid.ensemble = std::make_unique<PlannedCommunicator>(0, int(plan.ensemble_ranks));  // which has most members
+  grid.replicas = std::make_unique<PlannedCommunicator>(0, int(plan.num_ranks / plan.model_ranks));
   return grid;
 }
 
@@ -50,14 +51,13 @@ double exchange_seconds(double bytes, double calls, bool repeats) {
 
 }  // namespace
 
-RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_ranks, int64_t num_members) {
+RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_ranks) {
   const RunConfig& config = given.config;
   const Device device = run_device.is_cuda() ? Device::planned_cuda() : run_device;
   RankPlan plan;
   plan.num_ranks = num_ranks;
-  plan.model_ranks = config.parallel.model_ranks ? config.parallel.model_ranks : num_ranks;
-  BOREAS_CHECK(num_ranks >= 1 && num_ranks % plan.model_ranks == 0, config,
-               "parallel.model_ranks is {}, which does not divide {} ranks", plan.model_ranks, num_ranks);
+  plan.ensemble_ranks = config.parallel.ensemble_ranks;
+  plan.model_ranks = model_ranks_of(num_ranks, config.parallel.model_ranks, plan.ensemble_ranks);
   plan.partition = config.parallel.partition;
   ModelSetup setup = given;
   if (plan.partition == GraphPartition::patches && plan.model_ranks > 1)
@@ -77,7 +77,7 @@ RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_rank
                               : planned_answers(config.model, shape, setup.graph, plan.model_ranks, rank));
     };
     const ProcessGrid for_memory = grid(), for_time = grid();
-    MemoryReport memory = plan_memory(part, device, for_memory, num_members);
+    MemoryReport memory = plan_memory(part, device, for_memory);
     if (memory.training_bytes() > plan.memory.training_bytes()) {
       plan.memory = std::move(memory);
       plan.rank = rank;
@@ -85,9 +85,9 @@ RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_rank
     TrainingStep step(part, device, for_time);
     num_replicated = step.model().parameters().replicated().size();
     if (device.is_cuda())
-      plan.seconds.compute =
-          std::max(plan.seconds.compute,
-                   predicted_update(step, config.training.rollout.maximum, setup.variables.size(), 1).seconds());
+      plan.seconds.compute = std::max(
+          plan.seconds.compute,
+          predicted_update(step, config.training.rollout.maximum, setup.variables.size(), setup.num_members).seconds());
   }
 
   const double others = double(num_ranks - 1) / double(num_ranks);
@@ -95,8 +95,9 @@ RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_rank
   const double values = double(num_replicated) * double(size_of(storage_type(config.precision)));
   plan.gradient_bytes = others * (sums + values);
   if (!device.is_cuda()) return plan;
-  const double times =
-      double(config.training.batch_size * config.training.micro_steps) * double(config.training.rollout.maximum);
+  const int64_t members = Partition::balanced(setup.num_members, plan.ensemble_ranks)[0].size();
+  const double times = double(config.training.batch_size * config.training.micro_steps * members) *
+                       double(config.training.rollout.maximum);
   for (const CommunicationPart& part : plan.parts) {
     const bool processor = part.name == "processor";
     const double layers = processor ? double(config.model.processor.num_layers) : 1;
@@ -114,7 +115,9 @@ RankPlan plan_ranks(const ModelSetup& given, Device run_device, int64_t num_rank
 }
 
 std::string RankPlan::table() const {
-  std::string text = fmt::format("\n{} ranks, in groups of {} that share a sample\n", num_ranks, model_ranks);
+  std::string text = fmt::format(
+      "\n{} ranks, in groups of {} that share a sample{}\n", num_ranks, model_ranks * ensemble_ranks,
+      ensemble_ranks > 1 ? fmt::format(", its members in {} parts of {} ranks", ensemble_ranks, model_ranks) : "");
   text += communication_table(parts, model_ranks, partition);
   text += fmt::format("gradients and new values of weights: {:.1f} MiB sent by each rank in an update\n",
                       mib(gradient_bytes));

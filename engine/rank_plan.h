@@ -9,11 +9,12 @@
 
 namespace boreas {
 
-/// Of ranks in groups that share a sample, each group on other samples; parallel.model_ranks, or all in one group.
+/// Of ranks in groups that share the cells of a sample, each group on other samples, or other members; the numbers of
+/// ranks in `parallel`, resolved.
 struct RankPlan {
-  int64_t num_ranks = 1, model_ranks = 1;
+  int64_t num_ranks = 1, model_ranks = 1, ensemble_ranks = 1;
   GraphPartition partition = GraphPartition::bands;
-  int64_t rank = 0;     ///< of a group, the one that needs most memory of those looked at
+  int64_t rank = 0;     ///< of a group with most members, the one that needs most memory of those looked at
   MemoryReport memory;  ///< of that rank: what it would plan itself
   std::vector<CommunicationPart> parts;
   double gradient_bytes = 0;  ///< that a rank sends in one update: sums to their owners, values back
@@ -28,10 +29,9 @@ struct RankPlan {
 };
 
 /// `setup` with the whole graph. Ranks that may need most are looked at one by one: those with the most edges, nodes or
-/// halo in any part, and the first. Throws config for more ranks than nodes, or model_ranks that do not divide the
-/// ranks.
-/// `num_members` as for plan_memory.
-RankPlan plan_ranks(const ModelSetup& setup, Device device, int64_t num_ranks, int64_t num_members = 1);
+/// halo in any part, and the first. Throws config for more ranks than nodes, for model_ranks or ensemble_ranks that do
+/// not divide the ranks, and more ensemble_ranks than members.
+RankPlan plan_ranks(const ModelSetup& setup, Device device, int64_t num_ranks);
 
 /// Sizes of a sample, of a rank's part of it, and of a date's files, for this run's variables on the usual grids.
 std::string resolution_table(const ModelSetup& setup, int64_t model_ranks);

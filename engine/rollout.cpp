@@ -1,10 +1,24 @@
 #include "engine/rollout.h"
 
+#include "kernels/elementwise/elementwise.h"
+
 namespace boreas {
+
+// The truth of an ensemble: moves what belongs to the first member of each sample to the front.
+Tensor Rollout::first_members(Context& ctx, const Tensor& target, int64_t num_members) const {
+  const int64_t cells = model_.num_cells(), num_samples = target.rows() / (cells * num_members);
+  for (int64_t sample = 1; sample < num_samples && num_members > 1; ++sample) {
+    const int64_t first = sample * num_members * cells;
+    run(ctx,
+        Copy{.x = target.slice({first, first + cells}), .y = target.slice({sample * cells, (sample + 1) * cells})});
+  }
+  return target.slice({0, num_samples * cells});
+}
 
 void Rollout::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved* saved) const {
   const ModelShape& shape = model_.network().shape();
-  const int64_t num_items = in.window.num_items();
+  const int64_t num_items = in.window.num_items(), num_members = in.window.num_members;
+  const int64_t all_members = in.window.all_members > 0 ? in.window.all_members : num_members;
   BOREAS_CHECK(in.window.num_times() >= shape.num_input_steps + shape.num_output_steps * in.num_steps, internal,
                "a window of {} times is too short for a rollout of {}", in.window.num_times(), in.num_steps);
   const Scope scope(ctx);
@@ -35,12 +49,16 @@ void Rollout::forward(Context& ctx, const Inputs& in, const Outputs& out, Saved*
     if (out.squared_errors)
       squared_error_->compute_unweighted(ctx, {.prediction = y,
                                                .target = target,
-                                               .num_items = num_items,
+                                               .num_items = num_items / num_members,
+                                               .num_members = num_members,
+                                               .all_members = all_members,
                                                .loss = out.squared_errors.slice({k, k + 1}),
                                                .d_prediction = {}});
     loss_.compute(ctx, {.prediction = y,
-                        .target = target,
-                        .num_items = num_items,
+                        .target = loss_.of_ensembles() ? first_members(ctx, target, num_members) : target,
+                        .num_items = num_items / num_members,
+                        .num_members = num_members,
+                        .all_members = all_members,
                         .loss = out.losses.columns({k, k + 1}),
                         .d_prediction = saved ? y : Tensor(),
                         .loss_scale = in.loss_scale});

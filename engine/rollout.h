@@ -11,6 +11,8 @@ namespace boreas {
 
 /// x_0 = start(window);  y_k = network(x_k);  loss_k = loss(y_k, truth_k);  x_{k+1} = advance(x_k, y_k)
 ///
+/// truth_k holds each member against its own fields, and an ensemble (crps) against those of its first member.
+///
 /// The window holds T_i + T_o num_steps times. The gradient passes through every step (nothing is detached), times
 /// loss_scale. With recompute `step` only x_k and y_k are kept of a step, and its forward runs again before its
 /// backward.
@@ -45,6 +47,7 @@ class Rollout {
   void backward(Context& ctx, Saved& saved, const std::function<void()>& before_first = {}) const;
 
  private:
+  Tensor first_members(Context& ctx, const Tensor& target, int64_t num_members) const;
   bool recompute_steps() const { return model_.setup().config.model.recompute == Recompute::step; }
 
   const StepModel& model_;

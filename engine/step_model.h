@@ -13,8 +13,9 @@ DType storage_type(Precision precision);
 
 /// Physical fields of some samples at consecutive times, as datasets hold them.
 struct FieldWindow {
-  Tensor fields;  ///< f32 [samples, times, variables, members * cells]
-  int64_t num_members = 1;
+  Tensor fields;            ///< f32 [samples, times, variables, members * cells]
+  int64_t num_members = 1;  ///< here
+  int64_t all_members = 0;  ///< with those that other ranks have; 0: num_members
 
   int64_t num_items() const { return fields.size(0) * num_members; }
   int64_t num_times() const { return fields.size(1); }

@@ -54,16 +54,15 @@ class Trainer {
   void validate();
   void save(const std::string& path);
   std::string speed();
-  int64_t bytes_sent() const {
-    return ranks_.world->bytes_sent() + ranks_.model->bytes_sent() + ranks_.data->bytes_sent();
-  }
   void log(const std::string& text) {
     if (progress_) progress_->log(text);
   }
 
   const TrainingConfig& training() const { return setup_.config.training; }
   /// Of all groups.
-  int64_t samples_per_update() const { return training().batch_size * training().micro_steps * ranks_.data->size(); }
+  int64_t samples_per_update() const {
+    return training().batch_size * training().micro_steps * ranks_.num_data_groups();
+  }
   bool validates() const {
     return !setup_.config.data.validation.start.empty() || !setup_.config.data.validation.end.empty();
   }
@@ -233,14 +232,14 @@ bool Trainer::out_of_patience() const {
 // A GPU computes one update while the host reads, queues and writes those around it.
 void Trainer::queue_update() {
   const double rate = learning_rate_at(training().learning_rate, decay_steps(), state_.step);
-  const int64_t sent_before = bytes_sent();
+  const int64_t sent_before = ranks_.bytes_sent();
   // The first update connects the ranks, the third is a recording.
   const bool counts = ranks_.world->size() > 1 && seconds_.size() + queued_.size() == 1;
   Traffic::of(*ctx_).set_counting(counts);
   step_.update(
       *ctx_, [&] { return pipeline_->next(*ctx_); }, state_.rollout, state_.step + 1, rate);
   Traffic::of(*ctx_).set_counting(false);
-  bytes_sent_ = std::max(bytes_sent_, bytes_sent() - sent_before);
+  bytes_sent_ = std::max(bytes_sent_, ranks_.bytes_sent() - sent_before);
   queued_.push_back({state_.step + 1, state_.epoch, state_.rollout, rate});
   ++state_.step;
   if (++state_.step_in_epoch == steps_per_epoch(state_.rollout)) {
@@ -303,7 +302,7 @@ void Trainer::validate() {
       for (size_t i = 1; i < scores.size(); ++i) scores[i] += share * of_batch.squared_errors[i - 1];
     }
   });
-  ranks_.data->sum_values(scores);
+  ranks_.replicas->sum_values(scores);
   const double loss = scores[0];
   const std::span<const double> squared_errors = std::span(scores).subspan(1);
 
@@ -381,7 +380,11 @@ TrainingSummary Trainer::run() {
   const int64_t last = last_step();
   if (ranks_.is_root()) progress_.emplace("training", last - state_.step, "updates");
   if (ranks_.world->size() > 1)
-    log(fmt::format("{} ranks, of which {} share a sample", ranks_.world->size(), ranks_.model->size()));
+    log(fmt::format(
+        "{} ranks, of which {} share a sample{}", ranks_.world->size(), ranks_.model->size() * ranks_.ensemble->size(),
+        ranks_.ensemble->size() > 1
+            ? fmt::format(", its members in {} parts of {} ranks", ranks_.ensemble->size(), ranks_.model->size())
+            : ""));
   log(fmt::format("{} parameters, {} samples an epoch, {} in the arena, to step {}",
                   step_.model().parameters().num_parameters(), state_.num_samples, format_bytes(planned_bytes_), last));
   if (state_.step > 0) log(fmt::format("resuming from {} at step {}", last_checkpoint_, state_.step));

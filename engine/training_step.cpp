@@ -20,24 +20,41 @@ LossConfig mean_square(const ModelSetup& setup) {
   return config;
 }
 
-Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepModel& model) {
+Loss make_loss(const ModelSetup& setup, const LossConfig& config, const StepModel& model, const ProcessGrid& ranks) {
   return Loss(config, setup.variables, setup.statistics, node_areas(setup, model.cells()),
-              setup.config.data.num_output_steps, model.state_dtype(), model.parameters().device(), {}, &model.ranks());
+              setup.config.data.num_output_steps, model.state_dtype(), model.parameters().device(), {}, &model.ranks(),
+              ranks.ensemble.get());
+}
+
+// A step has what it asks of the dataset's members.
+const ModelSetup& with_members(const ModelSetup& setup, const ProcessGrid& ranks) {
+  BOREAS_CHECK(
+      ranks.ensemble->size() <= setup.num_members, config,
+      "parallel.ensemble_ranks is {}, but the members to divide in data.dataset are {}; choose at most as many",
+      ranks.ensemble->size(), setup.num_members);
+  BOREAS_CHECK(setup.config.training.loss.score != Score::crps || setup.num_members > 1, config,
+               "training.loss.score is crps, which scores ensembles, but the samples of data.dataset have one member; "
+               "use a dataset with members, or another score");
+  return setup;
 }
 
 }  // namespace
 
 TrainingStep::TrainingStep(const ModelSetup& setup, Device device, const ProcessGrid& ranks)
-    : model_(setup, device, ranks.model.get()),
-      loss_(make_loss(setup, training_loss(setup), model_)),
-      squared_error_(make_loss(setup, mean_square(setup), model_)),
+    : model_(with_members(setup, ranks), device, ranks.model.get()),
+      loss_(make_loss(setup, training_loss(setup), model_, ranks)),
+      squared_error_(make_loss(setup, mean_square(setup), model_, ranks)),
       rollout_(model_, loss_, &squared_error_),
       optimizer_(setup.config.training, model_.parameters(), ranks),
       ranks_(ranks),
       replay_(setup.config.cuda_graphs) {}
 
 SampleShare TrainingStep::share() const {
-  SampleShare share{.cells = model_.cells(), .group = ranks_.data->rank(), .num_groups = ranks_.data->size()};
+  SampleShare share{.member_part = ranks_.ensemble->rank(),
+                    .num_member_parts = ranks_.ensemble->size(),
+                    .cells = model_.cells(),
+                    .group = ranks_.data_group(),
+                    .num_groups = ranks_.num_data_groups()};
   const NodeSet& nodes = model_.setup().graph.node_set(kDataNodes);
   if (!nodes.part || ranks_.model->size() == 1) return share;
   const int64_t first = nodes.rows().begin;
@@ -76,7 +93,7 @@ int64_t TrainingStep::pending_bytes() const {
 void TrainingStep::accumulate(Context& ctx, const FieldWindow& window, int64_t rollout, const Tensor& losses,
                               bool last) {
   Rollout::Saved saved;
-  const double share = 1.0 / double(rollout * training().micro_steps * ranks_.data->size());
+  const double share = 1.0 / double(rollout * training().micro_steps * ranks_.num_data_groups());
   rollout_.forward(ctx, {.window = window, .num_steps = rollout, .loss_scale = share},
                    {.losses = losses, .squared_errors = {}}, &saved);
   if (last) {
@@ -141,7 +158,7 @@ UpdateOutcome TrainingStep::collect() {
     for (int64_t micro = 0; micro < pending.losses.rows(); ++micro) {
       const T* const losses = pending.losses.row<T>(micro);
       outcome.loss += std::accumulate(losses, losses + pending.rollout, 0.0) / double(pending.rollout) /
-                      double(training().micro_steps * ranks_.data->size());
+                      double(training().micro_steps * ranks_.num_data_groups());
     }
   });
   outcome.gradient_norm = std::sqrt(*pending.sum_of_squares.as<double>());
@@ -167,11 +184,12 @@ TrainingStep::Scores TrainingStep::validate(Context& ctx, const FieldWindow& win
 
 FieldWindow TrainingStep::planned_window(int64_t rollout, int64_t num_variables, int64_t num_members) const {
   const RunConfig& config = model_.setup().config;
+  const int64_t own_members = Partition::balanced(num_members, ranks_.ensemble->size())[ranks_.ensemble->rank()].size();
   return {Tensor(nullptr, DType::f32,
                  {config.training.batch_size, window_length(config.data, rollout), num_variables,
-                  num_members * model_.num_cells()},
+                  own_members * model_.num_cells()},
                  model_.parameters().device()),
-          num_members};
+          own_members, num_members};
 }
 
 void TrainingStep::plan(Context& ctx, int64_t num_variables, int64_t num_members) {

@@ -13,7 +13,7 @@ namespace boreas {
 
 /// What became of one update.
 struct UpdateOutcome {
-  double loss = 0;           ///< mean over samples and rollout, on all ranks
+  double loss = 0;           ///< mean over samples, their members and rollout, on all ranks
   double gradient_norm = 0;  ///< before clipping; weights and moments are unchanged if it is not finite
   double seconds = 0;        ///< on the device, from the end of the one before if that was still pending, else from its
                              ///< first request for a batch, to its end
@@ -54,10 +54,11 @@ class TrainingStep {
     double loss = 0;                     ///< mean over the rollout
     std::vector<double> squared_errors;  ///< [rollout * T_o * V_o], of normalised variables
   };
-  /// The same on all ranks that share the sample.
+  /// The same on all ranks that share the cells; those of ranks that divide the members add up.
   Scores validate(Context& ctx, const FieldWindow& window, int64_t rollout);
 
-  /// Walks through one update at the longest rollout, and one validation, on a planning context.
+  /// Walks through one update at the longest rollout, and one validation, on a planning context. `num_members`: of the
+  /// dataset, here and below.
   void plan(Context& ctx, int64_t num_variables, int64_t num_members);
   /// Walks through one update at that rollout on a planning context.
   void plan_update(Context& ctx, int64_t rollout, int64_t num_variables, int64_t num_members);

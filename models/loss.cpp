@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "comm/member_exchange.h"
 #include "kernels/core/near_names.h"
 #include "kernels/core/op.h"
 #include "kernels/elementwise/elementwise.h"
@@ -110,8 +111,12 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 
 Loss::Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
            std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-           std::span<const uint8_t> output_mask, Communicator* ranks)
-    : score_(config.score), crps_alpha_(config.crps_alpha), ignore_nans_(config.ignore_nans), ranks_(ranks) {
+           std::span<const uint8_t> output_mask, Communicator* ranks, Communicator* ensemble)
+    : score_(config.score),
+      crps_alpha_(config.crps_alpha),
+      ignore_nans_(config.ignore_nans),
+      ranks_(ranks && ranks->size() > 1 ? ranks : nullptr),
+      ensemble_(ensemble && ensemble->size() > 1 ? ensemble : nullptr) {
   const std::vector<double> nodes = node_scaling(areas, output_mask, ranks);
   const std::vector<double> scaling = variable_scaling(config, variables, statistics);
   std::vector<double> columns;
@@ -135,34 +140,40 @@ Loss::Loss(const LossConfig& config, const VariableTable& variables, const Varia
 }
 
 void Loss::score(Context& ctx, const Call& call, const Tensor& column_weights) const {
+  const int64_t all_members = call.all_members > 0 ? call.all_members : call.num_members;
   if (score_ == Score::crps) {
-    run(ctx, CrpsLoss{.prediction = call.prediction,
+    const CrpsLoss op{.prediction = call.prediction,
                       .target = call.target,
                       .node_weights = node_weights_,
                       .column_weights = column_weights,
                       .num_items = call.num_items,
-                      .num_members = call.num_members,
+                      .num_members = all_members,
                       .alpha = crps_alpha_,
                       .ignore_nans = ignore_nans_,
                       .loss = call.loss,
                       .d_prediction = call.d_prediction,
-                      .loss_scale = call.loss_scale});
+                      .loss_scale = call.loss_scale};
+    if (ensemble_) return crps_of_all(ctx, call, op);
+    run(ctx, op);
     return;
   }
-  BOREAS_CHECK(call.num_members == 1, invalid_argument,
-               "the score {} is for one member but the prediction has {}; use crps", to_string(score_),
-               call.num_members);
+  BOREAS_CHECK(
+      call.num_members == 1 || call.target.rows() == call.prediction.rows(), invalid_argument,
+      "the score {} needs a target for each of the {} members but has {} rows of targets for {} of predictions; "
+      "give as many, or use crps",
+      to_string(score_), call.num_members, call.target.rows(), call.prediction.rows());
   const WeightedLoss op{.kind = kind_of(score_),
                         .prediction = call.prediction,
                         .target = call.target,
                         .node_weights = node_weights_,
                         .column_weights = column_weights,
-                        .num_items = call.num_items,
+                        .num_items = call.num_items * call.num_members,
+                        .all_items = call.num_items * all_members,
                         .ignore_nans = ignore_nans_,
                         .loss = call.loss,
                         .d_prediction = call.d_prediction,
                         .loss_scale = call.loss_scale};
-  if (score_ == Score::rmse && ranks_ && ranks_->size() > 1) return root_of_all(ctx, op);
+  if (score_ == Score::rmse && (ranks_ || ensemble_)) return root_of_all(ctx, op);
   run(ctx, op);
 }
 
@@ -173,10 +184,33 @@ void Loss::root_of_all(Context& ctx, WeightedLoss op) const {
   sum.loss = ctx.alloc(Keep::scratch, op.loss.dtype(), {op.loss.size()});
   sum.d_prediction = Tensor();
   run(ctx, sum);
-  ranks_->all_reduce(ctx, sum.loss);
+  bool is_first = true;
+  for (Communicator* const ranks : {ranks_, ensemble_}) {
+    if (!ranks) continue;
+    ranks->all_reduce(ctx, sum.loss);
+    is_first = is_first && ranks->rank() == 0;
+  }
   op.total = sum.loss;
   run(ctx, op);
-  if (ranks_->rank() > 0) run(ctx, Fill{.y = op.loss, .value = 0});
+  if (!is_first) run(ctx, Fill{.y = op.loss, .value = 0});
+}
+
+void Loss::crps_of_all(Context& ctx, const Call& call, CrpsLoss op) const {
+  const OwnerScope owner(ctx, "members");
+  const Scope scope(ctx);
+  const MemberExchange members(*ensemble_, call.num_items, op.num_members, num_nodes());
+  const MemberExchange truth(*ensemble_, call.num_items, 1, num_nodes());
+  op.prediction = ctx.alloc(Keep::scratch, call.prediction.dtype(), {members.whole_rows(), num_columns()});
+  op.target = ctx.alloc(Keep::scratch, call.prediction.dtype(), {truth.whole_rows(), num_columns()});
+  members.to_cells(ctx, call.prediction, op.prediction);
+  truth.to_cells(ctx, call.target, op.target);
+  op.node_weights = node_weights_.columns(members.cells());
+  if (call.d_prediction) op.d_prediction = op.prediction;
+  if (members.cells().size() > 0)
+    run(ctx, op);
+  else
+    run(ctx, Fill{.y = op.loss, .value = 0});
+  if (call.d_prediction) members.to_members(ctx, op.prediction, call.d_prediction);
 }
 
 }  // namespace boreas

@@ -98,19 +98,25 @@ std::vector<double> node_scaling(std::span<const double> areas, std::span<const 
 /// `ranks`: those that share a sample, null for one; they make this together. `areas` and `output_mask` are then of
 /// this rank's nodes. node_weight sums to 1 over the nodes of all, so that the losses of these ranks add up to the
 /// loss; of rmse the first rank has all, and they compute it together.
+/// `ensemble`: those that divide the members of these nodes, as Partition::balanced does; null for one. Their losses
+/// add up in the same way. For crps each of them scores all members of a part of the nodes: see MemberExchange.
+///
+/// crps holds all members of an item against one truth; for other scores each member is an item of its own.
 ///
 /// Shapes   prediction, d_prediction: [items * members * N, T_o * V_o], item outermost, columns time-major
-///          target: [items * N, T_o * V_o]; members > 1 only for crps   loss: 1 value, or one for each column
+///          target: as prediction;  of crps [items * N, T_o * V_o], which only the rank with the first member gives
+///          loss: 1 value, or one for each column
 /// Types    prediction, target: the dtype of the constructor;  loss: accumulator_of it
 class Loss {
  public:
   Loss(const LossConfig& config, const VariableTable& variables, const VariableStatistics& statistics,
        std::span<const double> areas, int64_t num_output_steps, DType dtype, Device device,
-       std::span<const uint8_t> output_mask = {}, Communicator* ranks = nullptr);
+       std::span<const uint8_t> output_mask = {}, Communicator* ranks = nullptr, Communicator* ensemble = nullptr);
 
   struct Call {
     Tensor prediction, target;
     int64_t num_items = 1, num_members = 1;
+    int64_t all_members = 0;  ///< with those of other ranks; 0: num_members
     Tensor loss;
     Tensor d_prediction;  ///< loss_scale * gradient; empty: not wanted
     double loss_scale = 1;
@@ -121,6 +127,7 @@ class Loss {
   /// score of each variable at each step, for validation.
   void compute_unweighted(Context& ctx, const Call& call) const { score(ctx, call, unit_weights_); }
 
+  bool of_ensembles() const { return score_ == Score::crps; }
   int64_t num_nodes() const { return node_weights_.size(); }
   int64_t num_columns() const { return column_weights_.size(); }
   int64_t bytes() const { return storage_.bytes(); }  ///< of its weights
@@ -128,11 +135,12 @@ class Loss {
  private:
   void score(Context& ctx, const Call& call, const Tensor& column_weights) const;
   void root_of_all(Context& ctx, WeightedLoss op) const;
+  void crps_of_all(Context& ctx, const Call& call, CrpsLoss op) const;
 
   Score score_;
   double crps_alpha_;
   bool ignore_nans_;
-  Communicator* ranks_;
+  Communicator *ranks_, *ensemble_;  // null: one rank
   Buffer storage_;
   Tensor node_weights_, column_weights_, unit_weights_;
 };

@@ -35,8 +35,8 @@ class Session {
 
   Communicator& world() const { return *world_; }
   bool is_root() const { return world_->rank() == 0; }
-  const ProcessGrid& grid(int64_t model_ranks) {
-    grid_.emplace(ProcessGrid::make(world_->split(0), model_ranks));
+  const ProcessGrid& grid(const ParallelConfig& config) {
+    grid_.emplace(ProcessGrid::make(world_->split(0), config.model_ranks, config.ensemble_ranks));
     return *grid_;
   }
   template <class... Args>
@@ -184,7 +184,9 @@ void add_run_commands(CLI::App& app, Session& session) {
         "and what so many ranks would need and send, and how long an update might take; none need to be there");
     command->callback([=, &session] {
       const RunConfig config = arguments->load(session);
-      session.print("{}", make_plan(config, session.grid(config.parallel.model_ranks)));
+      // The groups of a configuration are of as many ranks as --ranks says, not of those that work it out.
+      const ParallelConfig here = *num_ranks != 0 ? ParallelConfig{} : config.parallel;
+      session.print("{}", make_plan(config, session.grid(here)));
       if (*num_ranks != 0 && session.is_root()) fmt::print("{}", make_communication_plan(config, *num_ranks));
     });
   });
@@ -198,7 +200,7 @@ void add_run_commands(CLI::App& app, Session& session) {
       const RunConfig config = arguments->load(session);
       check_agreement(session.world(), "options",
                       fmt::format("--resume {}\n--from {}", options->resume, options->initial_weights));
-      const TrainingSummary summary = train(config, *options, session.grid(config.parallel.model_ranks));
+      const TrainingSummary summary = train(config, *options, session.grid(config.parallel));
       session.print("wrote {}\n", summary.checkpoint);
     });
   });

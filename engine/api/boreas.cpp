@@ -289,6 +289,7 @@ struct Opening {
     });
     RunConfig& config = setup.config;
     if (!options.training) config.parallel.model_ranks = 0;
+    config.parallel.ensemble_ranks = 1;
     if (options.device == BOREAS_CPU) config.device = DeviceChoice::cpu;
     if (options.device == BOREAS_CUDA) config.device = DeviceChoice::cuda;
     if (config.precision == Precision::bf16 && options.device == BOREAS_CPU) config.precision = Precision::f32;
@@ -300,6 +301,7 @@ struct Opening {
         setup = load_setup(path, graph_share(changed, *ranks.model));
         setup.config = changed;
       });
+    if (options.training) setup.num_members = 1;  // as the windows of the library have
     device = choose_device(config, *ranks.world);
   }
 

@@ -40,7 +40,7 @@ struct WeightedLoss {
   LossKind kind = LossKind::mse;
   Tensor prediction, target;
   Tensor node_weights, column_weights;
-  int64_t num_items = 1;
+  int64_t num_items = 1, all_items = 0;  ///< all_items: the divisor, with those of other shares; 0: num_items
   bool ignore_nans = false;
   Tensor total = {};
   Tensor loss;
@@ -48,6 +48,7 @@ struct WeightedLoss {
   double loss_scale = 1;
 
   void check() const;
+  double divisor() const { return double(all_items > 0 ? all_items : num_items); }
   int64_t scratch_bytes() const;
   int64_t flops() const { return 8 * prediction.size(); }
   void tensors(auto&& f) const {

@@ -87,14 +87,14 @@ void weighted_loss(const WeightedLoss& op, double* part_sums) {
       }
     }
   }
-  add_up<T>(part_sums, parts.num_parts(), double(op.num_items), op.loss);
+  add_up<T>(part_sums, parts.num_parts(), op.divisor(), op.loss);
 
   T* const loss = op.loss.as<T>();
   if (op.total) std::copy_n(op.total.as<T>(), op.loss.size(), loss);
   if constexpr (kind == LossKind::rmse)
     for (int64_t k = 0; k < op.loss.size(); ++k) loss[k] = std::sqrt(loss[k]);
   if (!op.d_prediction) return;
-  const double scale = op.loss_scale / double(op.num_items);
+  const double scale = op.loss_scale / op.divisor();
   // d sqrt(L) = dL / (2 sqrt(L)); a loss of zero is a minimum.
   const auto root_slope = [&](int64_t j) {
     if constexpr (kind != LossKind::rmse) return T(1);

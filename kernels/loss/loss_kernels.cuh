@@ -256,12 +256,12 @@ void launch_weighted(Context& ctx, const WeightedLoss& op, double* partials) {
                              .by_column = op.loss.size() > 1,
                              .partials = partials,
                              .d = rmse ? RowsOf<D>{} : rows_of<D>(op.d_prediction),
-                             .scale = op.loss_scale / double(op.num_items)};
+                             .scale = op.loss_scale / op.divisor()};
   if (op.total) {
     launch_kernel(take_roots, 1, 32, 0, stream_of(ctx), op.total.as<float>(), op.total.size(), op.loss.as<float>());
   } else {
     launch_kernel(weighted_loss<kind, D>, loss_grid(op.target), kLossBlock, 0, stream_of(ctx), p);
-    add_up(ctx, op, partials, double(op.num_items), rmse);
+    add_up(ctx, op, partials, op.divisor(), rmse);
   }
   if (!rmse || !op.d_prediction) return;
   p.partials = nullptr;  // the root is known only now

@@ -1,6 +1,7 @@
 #include "comm/communicator.h"
 
 #include "comm/cell_exchange.h"
+#include "comm/member_exchange.h"
 #include "comm/row_exchange.h"
 #include "comm/traffic.h"
 #include "tests/support/fixtures.h"
@@ -109,9 +110,75 @@ TEST(CommunicatorRanks, GridSplitsTheWorld) {
     }
     const ProcessGrid grid = ProcessGrid::make(world().split(0), model_ranks);
     EXPECT_EQ(grid.model->size(), model_ranks);
-    EXPECT_EQ(grid.data->size(), world().size() / model_ranks);
-    EXPECT_EQ(grid.model->rank() + model_ranks * grid.data->rank(), world().rank());
+    EXPECT_EQ(grid.ensemble->size(), 1);
+    EXPECT_EQ(grid.replicas->size(), world().size() / model_ranks);
+    EXPECT_EQ(grid.model->rank() + model_ranks * grid.replicas->rank(), world().rank());
   }
+}
+
+TEST(CommunicatorRanks, GridHasAnAxisForMembers) {
+  const int size = world().size();
+  for (int ensemble_ranks = 1; ensemble_ranks <= size; ++ensemble_ranks) {
+    if (size % ensemble_ranks) {
+      BOREAS_EXPECT_ERROR(ProcessGrid::make(world().split(0), 0, ensemble_ranks), config, "parallel.ensemble_ranks is");
+      continue;
+    }
+    const int most = size / ensemble_ranks;
+    EXPECT_EQ(ProcessGrid::make(world().split(0), 0, ensemble_ranks).model->size(), most);
+    if (ensemble_ranks > 1) {
+      BOREAS_EXPECT_ERROR(ProcessGrid::make(world().split(0), most + 1, ensemble_ranks), config,
+                          "after parallel.ensemble_ranks=");
+    }
+    for (int model_ranks = 1; model_ranks <= most; ++model_ranks) {
+      if (most % model_ranks) continue;
+      const ProcessGrid grid = ProcessGrid::make(world().split(0), model_ranks, ensemble_ranks);
+      EXPECT_EQ(grid.model->size(), model_ranks);
+      EXPECT_EQ(grid.ensemble->size(), ensemble_ranks);
+      EXPECT_EQ(grid.num_data_groups(), most / model_ranks);
+      EXPECT_EQ(grid.model->rank() + model_ranks * (grid.ensemble->rank() + ensemble_ranks * grid.data_group()),
+                world().rank());
+      // Who is in a group: all that differ in its axis only.
+      const auto ranks_of = [](Communicator& group) { return group.all_gather_text(std::to_string(world().rank())); };
+      const int first = world().rank() - grid.ensemble->rank() * model_ranks;
+      std::vector<std::string> expected;
+      for (int i = 0; i < ensemble_ranks; ++i) expected.push_back(std::to_string(first + i * model_ranks));
+      EXPECT_EQ(ranks_of(*grid.ensemble), expected);
+      expected.clear();
+      for (int rank = grid.model->rank(); rank < size; rank += model_ranks) expected.push_back(std::to_string(rank));
+      EXPECT_EQ(ranks_of(*grid.replicas), expected);
+    }
+  }
+}
+
+TEST(MemberExchangeRanks, BringsAllMembersOfSomeCellsAndTakesThemBack) {
+  const int ranks = world().size(), me = world().rank();
+  for (const int64_t members : {int64_t{1}, int64_t(ranks), int64_t(2 * ranks + 1)})
+    for (const int64_t cells : {int64_t{2}, int64_t(3 * ranks + 2)})
+      for (const int64_t items : {1, 2}) {
+        const MemberExchange exchange(world(), items, members, cells);
+        const Partition of_members = Partition::balanced(members, ranks), of_cells = Partition::balanced(cells, ranks);
+        EXPECT_EQ(exchange.members(), of_members[me]);
+        EXPECT_EQ(exchange.cells(), of_cells[me]);
+        Workspace w;
+        const Tensor all = values_of(w, 3, DType::f64, {items * members * cells, 3});
+        const Tensor own = w.output(DType::f64, {exchange.own_rows(), 3}),
+                     whole = w.output(DType::f64, {exchange.whole_rows(), 3}),
+                     back = w.output(DType::f64, {exchange.own_rows(), 3}),
+                     expected = w.output(DType::f64, {exchange.whole_rows(), 3});
+        const auto fill = [&](const Tensor& part, Range part_members, Range part_cells) {
+          int64_t row = 0;
+          for (int64_t item = 0; item < items; ++item)
+            for (int64_t member = part_members.begin; member < part_members.end; ++member)
+              for (int64_t cell = part_cells.begin; cell < part_cells.end; ++cell)
+                std::copy_n(all.row<double>((item * members + member) * cells + cell), 3, part.row<double>(row++));
+        };
+        fill(own, exchange.members(), {0, cells});
+        fill(expected, {0, members}, exchange.cells());
+        exchange.to_cells(w.ctx, own, whole);
+        EXPECT_TRUE(whole.size() == 0 || test::identical(whole, expected));
+        exchange.to_members(w.ctx, whole, back);
+        EXPECT_TRUE(own.size() == 0 || test::identical(back, own));
+      }
 }
 
 /// Rows that rank r needs: every third of the whole, from r on, and those next to its own.

@@ -113,6 +113,41 @@ TEST_F(Pipeline, SharesAreSlicesOfEveryBatchAndTakeTurns) {
   }
 }
 
+// Three members on two ranks, which read the same samples.
+TEST_F(Pipeline, MembersAreDividedInOrder) {
+  test::SmallDataset data = test::small_data(12);
+  data.num_members = 3;
+  data.write(folder_ / "members.zarr");
+  RunConfig config = test::small_config(data);
+  config.data.dataset.path = folder_ / "members.zarr";
+  config.training.batch_size = 2;
+  const DatasetReader reader = DatasetReader::open(config.data.dataset);
+  const ModelSetup setup = make_setup(config, reader);
+  EXPECT_EQ(setup.num_members, 3);
+  DataPipeline whole(reader, setup, training_sampling(config, {0, 12}));
+  whole.start(0, 0, 1);
+  const Range cells{17, 45};
+  const FieldWindow all = whole.next();
+  EXPECT_EQ(all.all_members, 3);
+  for (int64_t part = 0; part < 2; ++part) {
+    const SamplingOptions options =
+        training_sampling(config, {0, 12}, {.member_part = part, .num_member_parts = 2, .cells = cells});
+    DataPipeline pipeline(reader, setup, options);
+    pipeline.start(0, 0, 1);
+    const FieldWindow own = pipeline.next();
+    const Range members = part == 0 ? Range{0, 2} : Range{2, 3};
+    ASSERT_EQ(own.num_members, members.size());
+    EXPECT_EQ(own.all_members, 3);
+    ASSERT_EQ(own.num_items(), 2 * members.size());
+    EXPECT_EQ(DataPipeline::batch_bytes(setup, options, 6, 3), own.fields.bytes());
+    for (int64_t sample = 0; sample < 2; ++sample)
+      for (int64_t member = members.begin; member < members.end; ++member)
+        for (int64_t time = 0; time < all.num_times(); ++time)
+          ASSERT_EQ(test::values_of(own.at(sample * members.size() + member - members.begin, time)),
+                    test::values_of(all.at(sample * 3 + member, time).columns(cells)));
+  }
+}
+
 TEST_F(Pipeline, ValidationKeepsTheOrderAndThePartialBatch) {
   const DatasetReader reader = DatasetReader::open(config_.data.dataset);
   const ModelSetup setup = make_setup(config_, reader);

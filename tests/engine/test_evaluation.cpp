@@ -115,8 +115,9 @@ TEST(Evaluation, TheMeanOfAnEnsembleIsVerifiedAgainstTheTruth) {
     staging = std::max(staging, live_bytes("staging") - staging_before);
   });
   ASSERT_EQ(evaluation.scores.size(), 9U);
-  const MemoryReport report =
-      plan_memory(world.model.setup(), world.model.device(), ProcessGrid::one_rank(), starts.num_members());
+  ModelSetup setup = world.model.setup();
+  setup.num_members = starts.num_members();
+  const MemoryReport report = plan_memory(setup, world.model.device());
   const auto planned = [&](const std::string& owner) {
     for (const MemoryReport::Line& line : report.evaluation)
       if (line.owner == owner) return line.bytes;

@@ -100,6 +100,8 @@ class MpiRun : public CommandLine {
 };
 
 TEST_F(MpiRun, FromTrainingToScores) {
+  EXPECT_NE(succeed_on(1, "plan config.yaml --ranks 4 --set parallel.model_ranks=2").find("groups of 2"),
+            std::string::npos);
   const std::string plan = succeed_on(3, "plan config.yaml --ranks 4");
   EXPECT_TRUE(plan.starts_with("rank ")) << plan;
   for (const char* text : {" of 3, which needs most", "gradients", "processor"})
@@ -208,6 +210,10 @@ TEST_F(MpiRun, WhatIsWrongIsToldOnce) {
   if (num_cuda_devices() == 0) expect_error(2, "train config.yaml --set device=cuda", {"device is cuda, but "});
   expect_error(3, "train config.yaml --set parallel.model_ranks=2",
                {"parallel.model_ranks is 2, which does not divide"});
+  expect_error(3, "train config.yaml --set parallel.ensemble_ranks=2",
+               {"parallel.ensemble_ranks is 2, which does not divide"});
+  expect_error(2, "train config.yaml --set parallel.ensemble_ranks=2",
+               {"parallel.ensemble_ranks is 2, but the members to divide in data.dataset are 1"});
   // What is wrong with a cell on some date is found by the rank that has it, at some point of the training.
   const Philox random(4, 1);
   for (uint64_t attempt = 0; attempt < 2; ++attempt) {

@@ -62,12 +62,13 @@ RunConfig f64_config(int64_t num_input_steps, int64_t num_output_steps) {
   return config;
 }
 
-void check_gradients(Fixture& fixture, const RandomWindow& data, int64_t num_steps) {
+void check_gradients(Fixture& fixture, const RandomWindow& data, int64_t num_steps, double tolerance = 1e-8,
+                     double step = 1e-4) {
   fixture.gradients(data, num_steps);
   std::vector<test::GradientCase> cases{
       {"parameters", fixture.model.parameters().flat_values(), fixture.model.parameters().flat_gradients()}};
   // Thousands of parameters move at once: a short step keeps the formula's error small.
-  test::expect_gradients([&] { return fixture.forward(data, num_steps, nullptr); }, cases, 1e-8, 1e-4);
+  test::expect_gradients([&] { return fixture.forward(data, num_steps, nullptr); }, cases, tolerance, step);
 }
 
 TEST(Rollout, GradientPassesThroughAllSteps) {
@@ -112,6 +113,56 @@ TEST(Rollout, LossWithoutGradientIsTheSame) {
   const double with = fixture.forward(data, 3, &saved);
   fixture.rollout.backward(fixture.workspace.ctx, saved);
   EXPECT_EQ(fixture.forward(data, 3, nullptr), with);
+}
+
+/// Two samples of three members.
+RandomWindow ensemble_window(int64_t num_times) {
+  RandomWindow data(2 * 3, num_times);
+  data.window = {Tensor(data.values.data(), DType::f32, {2, num_times, 4, 3 * test::kTinyRows * test::kTinyColumns}),
+                 3};
+  return data;
+}
+
+TEST(Rollout, AnEnsembleIsHeldAgainstTheFirstMember) {
+  RunConfig config = f64_config(2, 1);
+  config.training.loss.score = Score::crps;
+  config.training.loss.crps_alpha = 1;
+  Fixture fixture(config);
+  const RandomWindow data = ensemble_window(2 + 1);
+  const double loss = fixture.forward(data, 1, nullptr);
+
+  test::Workspace& work = fixture.workspace;
+  const StepModel& model = fixture.model;
+  const int64_t cells = model.num_cells();
+  const Tensor x = work.output(DType::f64, model.input_shape(6)), y = work.output(DType::f64, model.output_shape(6)),
+               target = work.output(DType::f64, model.output_shape(6));
+  model.start(work.ctx, data.window, x);
+  model.network().forward(work.ctx, {.x = x}, {.y = y}, nullptr);
+  model.target(work.ctx, data.window, 2, target);
+  const std::vector<double> weights = node_scaling(node_areas(fixture.setup));
+  double expected = 0;
+  for (int64_t sample = 0; sample < 2; ++sample)
+    for (int64_t cell = 0; cell < cells; ++cell)
+      for (int64_t v = 0; v < 3; ++v) {
+        const auto at = [&](const Tensor& of, int64_t member) {
+          return of.row<double>((sample * 3 + member) * cells + cell)[v];
+        };
+        double error = 0, spread = 0;
+        for (int64_t e = 0; e < 3; ++e) {
+          error += std::abs(at(y, e) - at(target, 0)) / 3;
+          for (int64_t f = 0; f < 3; ++f) spread += std::abs(at(y, e) - at(y, f)) / 12;
+        }
+        expected += weights[size_t(cell)] * (error - spread) / 3 / 2;
+      }
+  EXPECT_NEAR(loss, expected, 1e-12 * expected);
+}
+
+TEST(Rollout, GradientOfAnEnsemblePassesThroughAllSteps) {
+  RunConfig config = f64_config(2, 1);
+  config.training.loss.score = Score::crps;
+  Fixture fixture(config);
+  check_gradients(fixture, ensemble_window(2 + 2), 2, 1e-7,
+                  1e-8);  // the score has corners: none is met on so short a way
 }
 
 TEST(StepModel, AdvanceShiftsStatesAndTakesForcingsFromTheWindow) {

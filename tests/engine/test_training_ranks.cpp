@@ -65,15 +65,18 @@ struct SharedFolder {
 };
 
 /// Runs `task` on the first `size` ranks, in groups of `model_ranks`; the others wait.
-void on_ranks(int size, int64_t model_ranks, const std::function<void(const ProcessGrid&)>& task) {
+void on_ranks(int size, int64_t model_ranks, const std::function<void(const ProcessGrid&)>& task,
+              int64_t ensemble_ranks = 1) {
   auto group = world().split(world().rank() < size ? 0 : 1);
-  if (world().rank() < size) task(ProcessGrid::make(std::move(group), model_ranks));
+  if (world().rank() < size) task(ProcessGrid::make(std::move(group), model_ranks, ensemble_ranks));
   world().barrier();
 }
 
 void train_on(int size, const RunConfig& config, int64_t model_ranks = 0, bool resume = false) {
-  on_ranks(size, model_ranks,
-           [&](const ProcessGrid& ranks) { train(config, {.resume = resume, .initial_weights = {}}, ranks); });
+  on_ranks(
+      size, model_ranks,
+      [&](const ProcessGrid& ranks) { train(config, {.resume = resume, .initial_weights = {}}, ranks); },
+      config.parallel.ensemble_ranks);
 }
 
 double norm(std::span<const double> x) { return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)); }
@@ -133,6 +136,24 @@ void expect_same_training(const RunConfig& a, const RunConfig& b, int64_t step =
       const double x = of_a[i][key], y = of_b[i][key];
       EXPECT_LE(std::abs(x - y), tolerance * std::abs(y)) << "line " << i << ": " << key;
     }
+  for (size_t i = 0; i < of_b.size(); ++i) {
+    if (!of_b[i].contains("rmse")) continue;
+    for (const auto& [variable, of_leads] : of_b[i]["rmse"].items())
+      for (size_t lead = 0; lead < of_leads.size(); ++lead) {
+        const double x = of_a[i]["rmse"][variable][lead], y = of_leads[lead];
+        EXPECT_LE(std::abs(x - y), tolerance * y) << "line " << i << ": " << variable;
+      }
+  }
+}
+
+void expect_same_bits(const RunConfig& a, const RunConfig& b, int64_t step) {
+  if (world().rank() > 0) return;
+  EXPECT_EQ(read_text_file(a.output + "/metrics.jsonl"), read_text_file(b.output + "/metrics.jsonl"));
+  const Hdf5File in_a = Hdf5File::open(step_checkpoint(a.output, step));
+  const Hdf5File in_b = Hdf5File::open(step_checkpoint(b.output, step));
+  for (const std::string group : {"parameters", "optimizer/first_moment", "optimizer/second_moment"})
+    for (const std::string& name : arrays_below(in_a, group))
+      EXPECT_EQ(in_a.read_vector<double>(name), in_b.read_vector<double>(name)) << name;
 }
 
 std::vector<float> read_field(const std::string& store, const std::string& name) {
@@ -395,6 +416,114 @@ TEST(TrainingRanks, DataGroupsEqualMicroSteps) {
   expect_same_training(groups, one);
 }
 
+/// Ranks in use, of which so many share cells and in so many groups divide members; the others train on other samples.
+struct MemberGrid {
+  int ranks;
+  int64_t model_ranks, ensemble_ranks;
+  int64_t data_groups() const { return ranks / (model_ranks * ensemble_ranks); }
+};
+
+/// The grids that need as many ranks as there are, or nearly.
+std::vector<MemberGrid> member_grids() {
+  std::vector<MemberGrid> grids;
+  for (const MemberGrid& grid : {MemberGrid{2, 1, 2}, MemberGrid{3, 1, 3}, MemberGrid{4, 2, 2}, MemberGrid{4, 1, 2},
+                                 MemberGrid{6, 2, 3}, MemberGrid{8, 2, 2}})
+    if (grid.ranks == world().size() || (grid.ranks == 6 && world().size() == 8)) grids.push_back(grid);
+  return grids;
+}
+
+/// Three members: uneven on two ranks. Rollout 2 from the beginning, in validations too; 12 updates of 2 batches are
+/// two epochs.
+RunConfig member_config(const SharedFolder& folder, const std::string& output) {
+  const std::string path = folder / "members.zarr";
+  if (world().rank() == 0 && !std::filesystem::exists(path)) test::write_tiny_dataset(path, 40, -1, 1, 3);
+  world().barrier();
+  RunConfig config = folder.config(output);
+  config.data.dataset.path = path;
+  config.training.micro_steps = 2;
+  config.training.max_steps = 10;
+  config.training.rollout = {.start = 2, .epoch_increment = 0, .maximum = 2};
+  config.training.validation.rollout = 2;
+  config.training.validation.every_steps = 5;
+  return config;
+}
+
+RunConfig on_grid(RunConfig config, const MemberGrid& grid, const std::string& output) {
+  config.output = output;
+  config.training.micro_steps /= grid.data_groups();
+  config.parallel.model_ranks = grid.model_ranks;
+  config.parallel.ensemble_ranks = grid.ensemble_ranks;
+  return config;
+}
+
+TEST(TrainingRanks, MembersDividedEqualOneRank) {
+  const SharedFolder folder;
+  if (member_grids().empty()) GTEST_SKIP() << "needs several ranks";
+  for (const Score score : {Score::mse, Score::rmse, Score::crps}) {
+    RunConfig one = member_config(folder, fmt::format("one_{}", to_string(score)));
+    one.training.loss.score = score;
+    if (score == Score::rmse) one.training.micro_steps = 4;  // the root is of a batch
+    train_on(1, one);
+    int number = 0;
+    for (const MemberGrid& grid : member_grids()) {
+      SCOPED_TRACE(fmt::format("{}: {} ranks, {} share cells, members in {} parts", to_string(score), grid.ranks,
+                               grid.model_ranks, grid.ensemble_ranks));
+      RunConfig parts = on_grid(one, grid, folder / fmt::format("parts_{}_{}", to_string(score), number++));
+      if (score == Score::rmse && grid.model_ranks > 1) parts.parallel.partition = GraphPartition::patches;
+      train_on(grid.ranks, parts, grid.model_ranks);
+      expect_same_training(parts, one, 10);
+    }
+  }
+}
+
+TEST(TrainingRanks, MembersDividedRepeatBitForBitAndGoOnUndivided) {
+  const SharedFolder folder;
+  if (member_grids().empty()) GTEST_SKIP() << "needs several ranks";
+  const MemberGrid grid = member_grids().front(), alone{1, 1, 1};
+  RunConfig one = member_config(folder, "one");
+  one.training.loss.score = Score::crps;
+  const RunConfig first = on_grid(one, grid, folder / "first"), second = on_grid(one, grid, folder / "second");
+  train_on(grid.ranks, first, grid.model_ranks);
+  train_on(grid.ranks, second, grid.model_ranks);
+  expect_same_bits(first, second, 10);
+  train_on(1, one);
+  one.training.max_steps = 20;
+  // Each goes on with what the other wrote.
+  RunConfig divided = on_grid(one, grid, one.output), undivided = on_grid(one, alone, first.output);
+  train_on(grid.ranks, divided, grid.model_ranks, true);
+  train_on(1, undivided, 0, true);
+  expect_same_training(divided, undivided);
+}
+
+TEST(TrainingRanks, MembersThatCannotBeDividedAreRefused) {
+  if (world().size() == 1) GTEST_SKIP() << "needs several ranks";
+  const SharedFolder folder;
+  RunConfig config = member_config(folder, "members");
+  const auto error_on = [&](int64_t model_ranks, int64_t ensemble_ranks) {
+    std::string message;
+    config.parallel.model_ranks = model_ranks;
+    config.parallel.ensemble_ranks = ensemble_ranks;
+    message = test::message_of([&] {
+      const ProcessGrid ranks = ProcessGrid::make(world().split(0), model_ranks, ensemble_ranks);
+      train(config, {}, ranks);
+    });
+    world().barrier();
+    return message;
+  };
+  EXPECT_NE(error_on(0, world().size() + 1).find("which does not divide the"), std::string::npos);
+  if (world().size() > 3) {
+    const std::string message = error_on(0, world().size());
+    EXPECT_NE(message.find(fmt::format("config: parallel.ensemble_ranks is {}, but the members to divide in "
+                                       "data.dataset are 3; choose at most as many",
+                                       world().size())),
+              std::string::npos)
+        << message;
+  }
+  config.data.dataset.path = folder / "tiny.zarr";
+  config.training.loss.score = Score::crps;
+  EXPECT_NE(error_on(0, 1).find("crps, which scores ensembles, but"), std::string::npos);
+}
+
 TEST(TrainingRanks, RepeatsBitForBit) {
   const SharedFolder folder;
   RunConfig first = folder.config("first");
@@ -495,23 +624,35 @@ TEST(TrainingRanks, OneMachinePlansTheMemoryOfAnyRankExactly) {
     ProcessorKind processor;
     int64_t model_ranks;
     GraphPartition partition = GraphPartition::bands;
+    int64_t ensemble_ranks = 1;
+    Score score = Score::mse;
   };
   const int size = world().size();
+  (void)member_config(folder, "plan");  // writes the dataset
   for (const Case& c :
        {Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0},
         Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0, GraphPartition::patches},
         Case{ShardKind::edges, ExchangeKind::allgather, ProcessorKind::transformer, 0},
         Case{ShardKind::heads, ExchangeKind::halo, ProcessorKind::transformer, 0},
-        Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::transformer, size % 2 ? 0 : size / 2}}) {
+        Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::transformer, size % 2 ? 0 : size / 2},
+        Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0, GraphPartition::bands,
+             size % 2 ? 1 : 2, Score::crps},
+        Case{ShardKind::edges, ExchangeKind::halo, ProcessorKind::graph_transformer, 0, GraphPartition::bands,
+             size % 2 ? 1 : 2, Score::mse}}) {
     RunConfig config = folder.config("plan");
+    if (c.ensemble_ranks > 1 || c.score == Score::crps) config.data.dataset.path = folder / "members.zarr";
+    config.training.loss.score = c.score;
     config.model.num_heads = 8;
     config.model.processor.kind = c.processor;
     config.model.processor.window = 6;
-    config.parallel = {
-        .model_ranks = c.model_ranks, .shard = c.shard, .exchange = c.exchange, .partition = c.partition};
+    config.parallel = {.model_ranks = c.model_ranks,
+                       .ensemble_ranks = c.ensemble_ranks,
+                       .shard = c.shard,
+                       .exchange = c.exchange,
+                       .partition = c.partition};
     const ModelSetup setup = make_setup(config, DatasetReader::open(config.data.dataset));
     const RankPlan plan = plan_ranks(setup, Device::cpu(), size);
-    on_ranks(size, c.model_ranks, [&](const ProcessGrid& ranks) {
+    const auto compare = [&](const ProcessGrid& ranks) {
       ModelSetup ordered = setup;
       if (c.partition == GraphPartition::patches && size > 1) ordered.graph = in_patches(setup.graph, size);
       const MemoryReport own = plan_memory(ordered, Device::cpu(), ranks);
@@ -521,7 +662,8 @@ TEST(TrainingRanks, OneMachinePlansTheMemoryOfAnyRankExactly) {
         EXPECT_EQ(plan.memory.training_peak.bytes, own.training_peak.bytes);
       }
       EXPECT_LE(own.training_bytes(), plan.memory.training_bytes());
-    });
+    };
+    on_ranks(size, c.model_ranks, compare, c.ensemble_ranks);
     EXPECT_NE(plan.table().find("groups of"), std::string::npos);
   }
 }

@@ -50,7 +50,8 @@ std::vector<double> column_losses(const WeightedLoss& op) {
   for (size_t i = 0; i < p.size(); ++i) {
     const size_t row = i / columns.size(), column = i % columns.size();
     const double e = op.ignore_nans && std::isnan(t[i]) ? 0 : p[i] - t[i];
-    sums[column] += rows[row % rows.size()] * columns[column] * term(op.kind, e) / double(op.num_items);
+    sums[column] += rows[row % rows.size()] * columns[column] * term(op.kind, e) /
+                    double(op.all_items > 0 ? op.all_items : op.num_items);
   }
   if (op.loss.size() == 1) {
     double total = 0;
@@ -76,6 +77,7 @@ TEST(WeightedLoss, ForwardMatchesTheDefinition) {
                                 .node_weights = weights(w, dtype, row_weights ? items * nodes : nodes),
                                 .column_weights = weights(w, dtype, width),
                                 .num_items = items,
+                                .all_items = row_weights ? 7 : 0,
                                 .loss = w.output(dtype, {by_column ? width : 1})};
           run(w.ctx, op);
           expect_close(op.loss, column_losses(op), 1e-6);
@@ -94,6 +96,7 @@ TEST(WeightedLoss, BackwardMatchesFiniteDifferences) {
                       .node_weights = weights(w, DType::f64, nodes),
                       .column_weights = weights(w, DType::f64, width),
                       .num_items = items,
+                      .all_items = by_column ? 7 : 0,
                       .loss = w.output(DType::f64, {by_column ? width : 1}),
                       .d_prediction = w.output_strided(DType::f64, items * nodes, width),
                       .loss_scale = 0.5};

@@ -190,5 +190,31 @@ TEST(Loss, CrpsNeedsMembersAndOthersRefuseThem) {
   BOREAS_EXPECT_ERROR(mse.value(mse.loss(), 3), invalid_argument, "use crps");
 }
 
+TEST(Loss, MembersAreItemsOfOtherScores) {
+  for (const Score score : {Score::mse, Score::rmse}) {
+    LossCase c(score);
+    const double of_items = c.value(c.loss());
+    const Tensor out = c.space.output(DType::f64, {1}), gradient = c.space.output(DType::f64, c.prediction.shape()),
+                 of_members = c.space.output(DType::f64, c.prediction.shape());
+    Loss::Call call{.prediction = c.prediction,
+                    .target = c.target,
+                    .num_items = LossCase::kItems,
+                    .loss = out,
+                    .d_prediction = gradient};
+    c.loss().compute(c.space.ctx, call);
+    call.num_items = 1;
+    call.num_members = LossCase::kItems;
+    call.d_prediction = of_members;
+    c.loss().compute(c.space.ctx, call);
+    EXPECT_EQ(*out.as<double>(), of_items);
+    EXPECT_TRUE(identical(of_members, gradient));
+    if (score == Score::rmse) continue;
+    call.all_members = 5;  // this is a share
+    c.loss().compute(c.space.ctx, call);
+    EXPECT_NEAR(*out.as<double>(), of_items * 2 / 5, 1e-14 * of_items);
+    EXPECT_NEAR(of_members.as<double>()[3], gradient.as<double>()[3] * 2 / 5, 1e-14);
+  }
+}
+
 }  // namespace
 }  // namespace boreas::test

@@ -48,6 +48,7 @@ void weighted_cases(bool quick, auto&& check) {
                                .node_weights = weights(w, nans ? rows : nodes),
                                .column_weights = weights(w, width),
                                .num_items = items,
+                               .all_items = nans ? 5 : 0,  // of which these are a share
                                .ignore_nans = nans,
                                .total = given ? weights(w, by_column ? width : 1) : Tensor(),
                                .loss = w.output(DType::f32, {by_column ? width : 1}),
