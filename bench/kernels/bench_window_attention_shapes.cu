@@ -128,7 +128,7 @@ void add_backward_keys(std::shared_ptr<Problem> p) {
   (add(name_of<Shapes>("window_attention_backward_keys", *p), p, 4,
        [](Problem& x) {
          launch_blocks(x.ctx, backward_keys_tensor_cores<Shapes>, Shapes::kRows, kBackwardSharedBytes<Shapes>,
-                       by_keys(parameters_of<bfloat16>(x.backward, x.scratch)));
+                       by_keys(parameters_of<bfloat16>(x.backward, x.scratch), x.backward));
        }),
    ...);
 }
