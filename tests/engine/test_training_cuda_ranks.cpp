@@ -26,6 +26,7 @@ class TrainingCudaRanks : public testing::Test {
     if (world().rank() == 0) {
       folder_.emplace();
       test::write_tiny_dataset(*folder_ / "tiny.zarr", 40);
+      test::write_tiny_dataset(*folder_ / "members.zarr", 40, -1, 1, 3);
     }
     path_ = world().text_of(0, folder_ ? folder_->path().string() : "");
   }
@@ -47,14 +48,17 @@ class TrainingCudaRanks : public testing::Test {
     return config;
   }
   /// On the first `size` ranks; the others wait.
-  void on_ranks(int size, int64_t model_ranks, const std::function<void(const ProcessGrid&)>& task) const {
+  void on_ranks(int size, int64_t model_ranks, const std::function<void(const ProcessGrid&)>& task,
+                int64_t ensemble_ranks = 1) const {
     auto group = world().split(world().rank() < size ? 0 : 1);
-    if (world().rank() < size) task(ProcessGrid::make(std::move(group), model_ranks));
+    if (world().rank() < size) task(ProcessGrid::make(std::move(group), model_ranks, ensemble_ranks));
     world().barrier();
   }
   void train_on(int size, const RunConfig& config, bool resume = false, int64_t model_ranks = 0) const {
-    on_ranks(size, model_ranks,
-             [&](const ProcessGrid& ranks) { train(config, {.resume = resume, .initial_weights = {}}, ranks); });
+    on_ranks(
+        size, model_ranks,
+        [&](const ProcessGrid& ranks) { train(config, {.resume = resume, .initial_weights = {}}, ranks); },
+        config.parallel.ensemble_ranks);
   }
   static std::string metrics(const RunConfig& config) { return read_text_file(config.output + "/metrics.jsonl"); }
   static std::vector<double> losses(const RunConfig& config) {
@@ -82,7 +86,7 @@ class TrainingCudaRanks : public testing::Test {
       }
   }
 
- private:
+ protected:
   std::optional<test::TemporaryFolder> folder_;
   std::string path_;
 };
@@ -108,6 +112,25 @@ TEST_F(TrainingCudaRanks, LossesAreThoseOfOneGpuAndOfTheCpu) {
   train_on(1, wide);
   train_on(all, parts);
   expect_close(parts, wide, 2e-2);
+}
+
+TEST_F(TrainingCudaRanks, MembersOfASampleAreThoseOfOneGpu) {
+  BOREAS_CONNECT_GPUS_OR_SKIP();
+  for (const Score score : {Score::crps, Score::mse}) {
+    SCOPED_TRACE(to_string(score));
+    RunConfig one = config(fmt::format("members {} one", to_string(score)), DeviceChoice::cuda);
+    one.data.dataset.path = path_ + "/members.zarr";
+    one.training.loss.score = score;
+    one.training.rollout = {.start = 2, .epoch_increment = 0, .maximum = 2};
+    RunConfig parts = one, again = one;
+    parts.output += " in parts", again.output += " again";
+    parts.parallel.ensemble_ranks = again.parallel.ensemble_ranks = 2;  // of three: uneven
+    train_on(1, one);
+    train_on(2, parts);
+    expect_close(parts, one, 1e-5);
+    train_on(2, again);
+    expect_identical(again, parts);
+  }
 }
 
 TEST_F(TrainingCudaRanks, RepeatsBitForBitRecordedOrNot) {
