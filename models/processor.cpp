@@ -1,5 +1,7 @@
 #include "models/processor.h"
 
+#include <algorithm>
+
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/gather_rows/gather_rows.h"
 
@@ -17,8 +19,8 @@ std::string block_name(const std::string& prefix, int64_t layer) {
   return join_name(prefix, fmt::format("proc.{}", layer));
 }
 
-/// Two parts of an attention take some 50 us more than one. Where a rank has more than that to project, its projections
-/// alone take about as long as messages do: docs/sharding.md.
+/// An attention in two parts takes some 50 us longer than in one. With more values of queries to project than these,
+/// the projections alone take nearly as long as the messages, and less than that is to be won: docs/sharding.md.
 bool pays_interior_first(const RankGraph& graph, const BlockShape& shape) {
   constexpr int64_t kMostProjected = int64_t{8} << 20;
   return !graph.sources.is_local() && graph.sources.kind() == ExchangeKind::halo &&
