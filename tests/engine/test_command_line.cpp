@@ -143,7 +143,7 @@ TEST_F(CommandLine, FromANetcdfFileToScoresAndBack) {
   const Outcome created =
       run("dataset create data.zarr --from winds.nc --rename UWND=u,VWND=v --forcings insolation "
           "--statistics-end 2001-03-04");
-  if (created.status == 2 && created.err.find("NetCDF") != std::string::npos) GTEST_SKIP() << created.err;
+  if (created.err.find("this build cannot read NetCDF files") != std::string::npos) GTEST_SKIP() << created.err;
   ASSERT_EQ(created.status, 0) << created.err;
   const std::string shown = succeed("dataset inspect data.zarr").out;
   for (const char* text : {"u", "v", "insolation", "2001-03-01", "6h", "72"})

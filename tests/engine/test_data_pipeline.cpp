@@ -35,6 +35,16 @@ class Pipeline : public testing::Test {
     config_ = test::tiny_config();
     config_.data.dataset.path = folder_ / "tiny.zarr";
   }
+  /// Batches of two samples from a dataset with members.
+  RunConfig config_of_members(int64_t num_dates, int64_t num_members) const {
+    test::SmallDataset data = test::small_data(num_dates);
+    data.num_members = num_members;
+    data.write(folder_ / "members.zarr");
+    RunConfig config = test::small_config(data);
+    config.data.dataset.path = folder_ / "members.zarr";
+    config.training.batch_size = 2;
+    return config;
+  }
   test::TemporaryFolder folder_;
   RunConfig config_;
 };
@@ -77,12 +87,7 @@ TEST_F(Pipeline, BatchesAreTheWindowsOfTheShuffledAnchors) {
 
 // Three groups of ranks, and a shard of cells of a dataset with members.
 TEST_F(Pipeline, SharesAreSlicesOfEveryBatchAndTakeTurns) {
-  test::SmallDataset data = test::small_data(16);
-  data.num_members = 2;
-  data.write(folder_ / "members.zarr");
-  RunConfig config = test::small_config(data);
-  config.data.dataset.path = folder_ / "members.zarr";
-  config.training.batch_size = 2;
+  const RunConfig config = config_of_members(16, 2);
   const DatasetReader reader = DatasetReader::open(config.data.dataset);
   const ModelSetup setup = make_setup(config, reader);
   const Range cells{17, 45};
@@ -98,7 +103,7 @@ TEST_F(Pipeline, SharesAreSlicesOfEveryBatchAndTakeTurns) {
       groups.push_back(std::make_unique<DataPipeline>(reader, setup, options));
       groups.back()->start(1, 0, 1);
       num_batches += groups.back()->num_batches(1);
-      EXPECT_EQ(DataPipeline::staging_bytes(setup, options, 6, 2) * data.num_cells(),
+      EXPECT_EQ(DataPipeline::staging_bytes(setup, options, 6, 2) * reader.num_cells(),
                 DataPipeline::staging_bytes(setup, sampling({}), 6, 2) * cells.size());
     }
     EXPECT_EQ(num_batches, training ? whole.num_batches(1) / 3 * 3 : whole.num_batches(1));
@@ -115,12 +120,7 @@ TEST_F(Pipeline, SharesAreSlicesOfEveryBatchAndTakeTurns) {
 
 // Three members on two ranks, which read the same samples.
 TEST_F(Pipeline, MembersAreDividedInOrder) {
-  test::SmallDataset data = test::small_data(12);
-  data.num_members = 3;
-  data.write(folder_ / "members.zarr");
-  RunConfig config = test::small_config(data);
-  config.data.dataset.path = folder_ / "members.zarr";
-  config.training.batch_size = 2;
+  const RunConfig config = config_of_members(12, 3);
   const DatasetReader reader = DatasetReader::open(config.data.dataset);
   const ModelSetup setup = make_setup(config, reader);
   EXPECT_EQ(setup.num_members, 3);
